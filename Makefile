@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# make demo     the main job, narrated
+# make test     everything CI checks
+# make install  DESTDIR=... PREFIX=/usr
+
+VERSION   := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+PREFIX    ?= /usr
+DESTDIR   ?=
+KERNELS   := 6.12
+RELEASE   := target/release
+DKMS_SRC  := $(DESTDIR)$(PREFIX)/src/telecr-sctp-$(VERSION)
+# bash reads SHELL-independent pipefail scripts; recipes here are one-liners.
+SHELL     := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+.PHONY: all demo test setup fmt lint unit kernel rig install clean help
+
+all: setup
+	cargo build --release --workspace --locked
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+setup:
+	@scripts/setup
+
+demo: setup
+	@cargo rig demo
+
+test: fmt lint unit kernel rig
+
+fmt: setup
+	cargo fmt --all --check
+	shellcheck scripts/setup .ci/run kernel-patches/kp
+
+lint: setup
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+unit: setup
+	cargo test --workspace --locked
+
+kernel: setup
+	@for k in $(KERNELS); do kernel-patches/kp check $$k; done
+
+rig: setup
+	cargo rig all
+
+install: all
+	install -D -m 755 $(RELEASE)/telecr $(DESTDIR)$(PREFIX)/bin/telecr
+	install -D -m 755 $(RELEASE)/libtelecr_plugin.so $(DESTDIR)$(PREFIX)/lib/criu/telecr_plugin.so
+	$(RELEASE)/telecr generate man $(DESTDIR)$(PREFIX)/share/man/man1
+	$(RELEASE)/telecr generate completions $(DESTDIR)$(PREFIX)/share
+	kernel-patches/kp dkms $(KERNELS) $(VERSION) $(DKMS_SRC)
+
+clean:
+	cargo clean
