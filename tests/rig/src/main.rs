@@ -1,4 +1,60 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! To come.
+//! `cargo rig SCENARIO`: runs scenarios in QEMU guests.
 
-fn main() {}
+use std::process::ExitCode;
+
+use anyhow::{bail, Result};
+use clap::Parser;
+use telecr_rig::scenario;
+
+/// Run telecr's scenarios in QEMU guests
+///
+/// Each scenario ends with one JSON line on standard output, and the exit code says whether all of them succeeded.
+/// Progress goes to standard error. Logs and captures of a failed scenario are kept, and their folder is named.
+#[derive(Parser)]
+#[command(name = "cargo rig", after_help = "\
+TELECR_CACHE       where guests are cached (default: telecr in the user's cache folder)
+TELECR_RIG_ACCEL   kvm or tcg instead of what a probe finds
+TELECR_KO_DIR      a folder with sctp.ko and sctp_diag.ko to use instead of `kernel-patches/kp build`")]
+struct Options {
+    /// Scenarios to run, `all`, or `list`
+    #[arg(required = true)]
+    scenarios: Vec<String>,
+    /// Keep logs and captures of successful scenarios too
+    #[arg(long)]
+    keep: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("rig: {e:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<bool> {
+    let mut chosen = Vec::new();
+    for name in &options.scenarios {
+        match name.as_str() {
+            "list" => {
+                for s in scenario::ALL {
+                    println!("{:20} {}", s.name, s.about);
+                }
+            }
+            "all" => chosen.extend(scenario::ALL.iter().filter(|s| s.in_all)),
+            name => match scenario::find(name) {
+                Some(s) => chosen.push(s),
+                None => bail!("no scenario is called {name}: see `cargo rig list`"),
+            },
+        }
+    }
+    let mut ok = true;
+    for s in chosen {
+        ok &= s.run(options.keep)?;
+    }
+    Ok(ok)
+}

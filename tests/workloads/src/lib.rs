@@ -1,2 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! SCTP workloads.
+//! SCTP programs that the rig migrates and watches.
+//!
+//! `mme-server` and `enb-peer` are the two ends of S1AP-like conversations: many one-to-one associations, several
+//! streams each, numbered messages both ways. Both keep an exact account, so that "lost" is a fact and not a guess.
+
+pub mod assoc;
+pub mod engine;
+pub mod ledger;
+pub mod message;
+pub mod report;
+pub mod sctp;
+pub mod sys;

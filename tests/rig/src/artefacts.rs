@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What is built here and put into the guests: the agent, the workloads, telecr itself, the patched module.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{ensure, Context, Result};
+use serde::Deserialize;
+
+use crate::{image::Image, initrd::Archive, proto, tool};
+
+/// The kernel series the guests' kernel belongs to.
+pub const SERIES: &str = "6.12";
+
+/// What a scenario needs in its guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Only the workloads, on the stock `sctp.ko`.
+    Workloads,
+    /// The workloads, telecr and its plugin, and the patched module.
+    Everything,
+}
+
+/// Where the patched modules lie in a guest.
+pub const GUEST_MODULES: &str = "/usr/lib/telecr";
+
+/// Files for the guests: path, permissions, content.
+#[derive(Debug, Default)]
+pub struct Payload {
+    files: Vec<(String, u32, Vec<u8>)>,
+}
+
+impl Payload {
+    /// Adds a file of the host.
+    pub fn add(&mut self, guest_path: &str, mode: u32, host_path: &Path) -> Result<()> {
+        let content = fs::read(host_path).with_context(|| format!("cannot read {}", host_path.display()))?;
+        self.files.push((guest_path.trim_start_matches('/').to_string(), mode, content));
+        Ok(())
+    }
+}
+
+/// Builds what is needed and packs it into an initrd.
+pub fn initrd(image: &Image, agent: &Path, payload: &Payload, to: &Path) -> Result<()> {
+    let mut archive = Archive::default();
+    archive.file("init", 0o755, &fs::read(agent)?);
+    for module in image.modules()? {
+        let name = module.file_name().context("a module without a name")?.to_string_lossy().into_owned();
+        archive.file(&format!("{}/{name}", proto::MODULES), 0o644, &fs::read(&module)?);
+    }
+    archive.file(&format!("{}/etc/telecr-rig", proto::PAYLOAD), 0o644, b"A guest of telecr's rig.\n");
+    for (path, mode, content) in &payload.files {
+        archive.file(&format!("{}/{path}", proto::PAYLOAD), *mode, content);
+    }
+    fs::write(to, archive.finish()).with_context(|| format!("cannot write {}", to.display()))
+}
+
+/// Builds the agent, linked statically because it runs before there is a root.
+pub fn agent() -> Result<PathBuf> {
+    let args = ["rustc", "--package", "telecr-rig", "--bin", "rig-agent"];
+    let made = cargo(&args, &["--", "-C", "target-feature=+crt-static"])?;
+    find(&made, "rig-agent")
+}
+
+/// Builds what the guests need.
+pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
+    let mut payload = Payload::default();
+    let workloads = ["build", "--package", "telecr-workloads"];
+    let everything = [&workloads[..], &["--package", "telecr", "--package", "telecr_plugin"]].concat();
+    let all = needs == Needs::Everything;
+    let made = cargo(if all { &everything } else { &workloads }, &[])?;
+    for name in ["mme-server", "enb-peer"] {
+        payload.add(&format!("/usr/bin/{name}"), 0o755, &find(&made, name)?)?;
+    }
+    if all {
+        payload.add("/usr/bin/telecr", 0o755, &find(&made, "telecr")?)?;
+        payload.add("/usr/lib/criu/telecr_plugin.so", 0o755, &find(&made, "libtelecr_plugin.so")?)?;
+        let dir = modules(say)?;
+        for name in ["sctp.ko", "sctp_diag.ko"] {
+            payload.add(&format!("{GUEST_MODULES}/{name}"), 0o644, &dir.join(name))?;
+        }
+    }
+    Ok(payload)
+}
+
+/// The folder with the patched modules.
+pub fn modules(say: &dyn Fn(&str)) -> Result<PathBuf> {
+    if let Some(dir) = env::var_os("TELECR_KO_DIR") {
+        return Ok(dir.into());
+    }
+    say("building the patched sctp.ko");
+    let out = tool::output(Command::new(tool::repository()?.join("kernel-patches/kp")).args(["build", SERIES]))?;
+    let text = String::from_utf8(out)?;
+    let dir = text.lines().last().context("`kp build` named no folder")?.trim();
+    Ok(dir.into())
+}
+
+/// Checks that the patched module was built for the guests' kernel.
+pub fn matches(module: &Path, release: &str) -> Result<()> {
+    let bytes = fs::read(module).with_context(|| format!("cannot read {}", module.display()))?;
+    let magic = vermagic(&bytes).context("the module has no vermagic")?;
+    ensure!(
+        magic == release,
+        "the guests run kernel {release} and {} was built for {magic}: remove the older of the two from the cache",
+        module.display()
+    );
+    Ok(())
+}
+
+fn vermagic(module: &[u8]) -> Option<String> {
+    let key = b"\0vermagic=";
+    let at = module.windows(key.len()).position(|w| w == key)? + key.len();
+    let text: Vec<u8> = module.get(at..)?.iter().copied().take_while(|b| !matches!(b, 0 | b' ')).collect();
+    String::from_utf8(text).ok()
+}
+
+/// The part of cargo's messages that matters here.
+#[derive(Deserialize)]
+struct Made {
+    #[serde(default)]
+    filenames: Vec<PathBuf>,
+}
+
+/// Runs cargo and returns the files it made or found fresh.
+fn cargo(args: &[&str], rest: &[&str]) -> Result<Vec<PathBuf>> {
+    let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.current_dir(tool::repository()?).args(args);
+    command.args(["--release", "--quiet", "--message-format=json"]).args(rest);
+    let out = String::from_utf8(tool::output(&mut command)?)?;
+    Ok(out.lines().filter_map(|l| serde_json::from_str::<Made>(l).ok()).flat_map(|m| m.filenames).collect())
+}
+
+fn find(made: &[PathBuf], name: &str) -> Result<PathBuf> {
+    let found = made.iter().find(|p| p.file_name().is_some_and(|n| n == name));
+    found.cloned().with_context(|| format!("cargo made no {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vermagic_is_found() {
+        let module = b"\x7fELF..\0license=GPL\0vermagic=6.12.1+deb13-amd64 SMP preempt\0name=sctp\0";
+        assert_eq!(vermagic(module).as_deref(), Some("6.12.1+deb13-amd64"));
+        assert_eq!(vermagic(b"vermagic"), None);
+    }
+}

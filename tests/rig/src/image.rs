@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The guests' root disk: a small Debian with its stock kernel, built once.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{bail, Context, Result};
+
+use crate::{cache, tool};
+
+/// Debian release of the guests.
+pub const SUITE: &str = "trixie";
+
+const PACKAGES: &[&str] = &[
+    "linux-image-amd64",
+    "criu",
+    "socat",
+    "tcpdump",
+    "lksctp-tools",
+    "nftables",
+    "iproute2",
+    "iputils-ping",
+    "iputils-arping",
+    "python3-minimal",
+    "kmod",
+    "procps",
+    "strace",
+];
+
+/// Modules that must be there before the root disk can be mounted and the rig be heard.
+const BOOT_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "virtio_rng", "ext4"];
+
+/// What the build left in the cache.
+#[derive(Clone, Debug)]
+pub struct Image {
+    dir: PathBuf,
+    /// The guests' kernel release.
+    pub release: String,
+}
+
+impl Image {
+    /// The root disk; guests never write to it.
+    pub fn disk(&self) -> PathBuf {
+        self.dir.join("root.ext4")
+    }
+
+    /// The kernel, as Debian ships it.
+    pub fn kernel(&self) -> PathBuf {
+        self.dir.join("vmlinuz")
+    }
+
+    /// Boot modules in the order to load them.
+    pub fn modules(&self) -> Result<Vec<PathBuf>> {
+        let mut files: Vec<PathBuf> = fs::read_dir(self.dir.join("modules"))?.flatten().map(|e| e.path()).collect();
+        files.sort();
+        Ok(files)
+    }
+
+    /// Forgets it, so that the next `get` builds anew.
+    pub fn discard(self) -> Result<()> {
+        cache::remove(&self.dir)
+    }
+}
+
+/// The image, from the cache or built now; `say` is told when that takes a while.
+pub fn get(say: &dyn Fn(&str)) -> Result<Image> {
+    let sources = sources()?;
+    let key = cache::key(&[SUITE, &PACKAGES.join(" "), &sources, &BOOT_MODULES.join(" "), "layout 2"]);
+    let dir = cache::build("image", &key, |dir| {
+        say("building the guests' disk (Debian from this machine's mirror; about a minute, once)");
+        build(dir, &sources)
+    })?;
+    let release = fs::read_to_string(dir.join("release"))?;
+    Ok(Image { dir, release })
+}
+
+fn build(dir: &Path, sources: &str) -> Result<()> {
+    let list = dir.join("sources.list");
+    fs::write(&list, sources)?;
+    let tar = dir.join("root.tar");
+    let mut command = Command::new("mmdebstrap");
+    // The rig brings its own initrd: Debian's would cost half a minute here and seconds at each boot.
+    command.env("INITRD", "No").args(["--quiet", "--variant=apt"]).arg(format!("--include={}", PACKAGES.join(",")));
+    command.arg("--aptopt=APT::Install-Recommends \"false\"");
+    for waste in ["doc", "locale", "man", "info"] {
+        command.arg(format!("--dpkgopt=path-exclude=/usr/share/{waste}/*"));
+    }
+    tool::output(command.arg(SUITE).arg(&tar).arg(&list))?;
+    // Owners and devices are kept without root's help, if need be.
+    let script = "set -e; cd \"$1\"; mkdir root; tar -C root -xf root.tar --exclude=./dev/*; \
+        truncate -s 3G root.ext4; mke2fs -q -F -t ext4 -O ^has_journal,^metadata_csum -L telecr -d root root.ext4; \
+        cp root/boot/vmlinuz-* vmlinuz; cp root/lib/modules/*/modules.dep modules.dep; ls root/lib/modules > release.all; \
+        mv root/lib/modules modules.all; rm -rf root root.tar";
+    // SAFETY: no pointers are passed.
+    let root = unsafe { libc::geteuid() } == 0;
+    let mut command = if root { Command::new("sh") } else { Command::new("fakeroot") };
+    if !root {
+        command.arg("sh");
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    tool::output(command.env("PATH", format!("{path}:/usr/sbin:/sbin")).args(["-c", script, "sh"]).arg(dir))?;
+    pick_modules(dir)
+}
+
+fn pick_modules(dir: &Path) -> Result<()> {
+    let releases = fs::read_to_string(dir.join("release.all"))?;
+    let [release] = releases.split_whitespace().collect::<Vec<_>>()[..] else {
+        bail!("the guests' disk holds several kernels or none: {releases:?}");
+    };
+    fs::write(dir.join("release"), release)?;
+    let dep = fs::read_to_string(dir.join("modules.dep"))?;
+    fs::create_dir(dir.join("modules"))?;
+    for (i, file) in crate::initrd::module_order(&dep, BOOT_MODULES).iter().enumerate() {
+        let name = Path::new(file).file_name().context("a module without a name")?.to_string_lossy().into_owned();
+        fs::copy(dir.join("modules.all").join(release).join(file), dir.join("modules").join(format!("{i:02}-{name}")))?;
+    }
+    cache::remove(&dir.join("modules.all"))
+}
+
+/// Package sources for the guests: the mirror the host itself uses.
+fn sources() -> Result<String> {
+    let files = Path::new("/etc/apt");
+    let mut text = fs::read_to_string(files.join("sources.list")).unwrap_or_default();
+    let mut deb822 = String::new();
+    if let Ok(dir) = fs::read_dir(files.join("sources.list.d")) {
+        for path in dir.flatten().map(|e| e.path()) {
+            let content = fs::read_to_string(&path).unwrap_or_default();
+            match path.extension().and_then(|e| e.to_str()) {
+                Some("list") => text.push_str(&content),
+                Some("sources") => deb822.push_str(&format!("\n\n{content}")),
+                _ => {}
+            }
+        }
+    }
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let codename = release.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME=")).unwrap_or_default();
+    let uri = mirror(&text, &deb822, codename)
+        .context("no Debian mirror in /etc/apt: the guests are made from the one this machine uses")?;
+    Ok(format!("deb {uri} {SUITE} main\n"))
+}
+
+/// The address of `codename`'s main archive, from one-line and deb822 sources.
+fn mirror(one_line: &str, deb822: &str, codename: &str) -> Option<String> {
+    let from_lines = one_line.lines().find_map(|line| {
+        let mut words = line.split_whitespace().filter(|w| !w.starts_with('[') && !w.ends_with(']'));
+        (words.next()? == "deb").then_some(())?;
+        let uri = words.next()?;
+        (words.next()? == codename && words.any(|w| w == "main")).then(|| uri.to_string())
+    });
+    from_lines.or_else(|| {
+        deb822.split("\n\n").find_map(|stanza| {
+            let field = |name: &str| {
+                let found = stanza.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+                found.unwrap_or_default().split_whitespace().collect::<Vec<_>>()
+            };
+            let fits = field("Types").contains(&"deb")
+                && field("Suites").contains(&codename)
+                && field("Components").contains(&"main");
+            fits.then(|| field("URIs").first().map(ToString::to_string)).flatten()
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mirror_is_found_in_both_forms() {
+        let list = "# x\ndeb-src http://a/ trixie main\ndeb http://s/ trixie-security main\ndeb [arch=amd64] http://m/ trixie main\n";
+        assert_eq!(mirror(list, "", "trixie").as_deref(), Some("http://m/"));
+        let sources = "Types: deb\nURIs: http://s/\nSuites: trixie-security\nComponents: main\n\n\
+            Types: deb\n# note\nURIs: http://m/debian\nSuites: trixie trixie-updates\nComponents: main contrib\n";
+        assert_eq!(mirror("", sources, "trixie").as_deref(), Some("http://m/debian"));
+        assert_eq!(mirror(list, sources, "bookworm"), None);
+    }
+}

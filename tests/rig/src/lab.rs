@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Source, destination and peer on one network.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    accel::{self, Accel},
+    artefacts::{self, Needs, Payload, GUEST_MODULES},
+    capture,
+    guest::{Guest, Setup},
+    image,
+    narrate::Narrator,
+    switch::{Switch, Wire},
+};
+
+/// The address that moves, IPv4.
+pub const SERVICE4: &str = "10.45.0.100";
+/// The address that moves, IPv6.
+pub const SERVICE6: &str = "fd00:45::100";
+/// The peer's IPv4 address.
+pub const PEER4: &str = "10.45.0.3";
+/// The peer's IPv6 address.
+pub const PEER6: &str = "fd00:45::3";
+/// The destination's own address.
+pub const DEST4: &str = "10.45.0.2";
+/// Where CRIU's images and logs lie in a guest.
+pub const IMAGES: &str = "/var/tmp/img";
+
+/// What a scenario wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// What is put into the guests.
+    pub needs: Needs,
+    /// Is there a destination?
+    pub dest: bool,
+    /// How the wire behaves.
+    pub wire: Wire,
+}
+
+/// The guests and what joins them.
+#[derive(Debug)]
+pub struct Lab {
+    // Guests come first: they are dropped before the switch they are plugged into.
+    /// Where the service runs first.
+    pub source: Guest,
+    /// Where it moves to.
+    dest: Option<Guest>,
+    /// Who talks to it.
+    pub peer: Guest,
+    /// KVM or TCG, and its limits.
+    pub accel: Accel,
+    switch: Switch,
+    dir: PathBuf,
+}
+
+impl Lab {
+    /// Builds what is missing and boots the guests, one after another.
+    pub fn start(plan: Plan, dir: &Path, tell: &Narrator) -> Result<Self> {
+        let say = |words: &str| tell.step(words);
+        let agent = artefacts::agent()?;
+        let payload = artefacts::payload(plan.needs, &say)?;
+        let image = image_for(plan.needs, &say)?;
+        let plain = dir.join("probe.initrd");
+        artefacts::initrd(&image, &agent, &Payload::default(), &plain)?;
+        let accel = accel::find(&image, &plain, &say)?;
+        fs::remove_file(&plain)?;
+        let initrd = dir.join("initrd");
+        artefacts::initrd(&image, &agent, &payload, &initrd)?;
+        let capture = dir.join("peer.pcap");
+        let switch = Switch::start(dir, &["source", "dest", "peer"], "peer", &capture, plan.wire)?;
+        let boot = |name: &str, number: u8| -> Result<Guest> {
+            tell.step(&format!("booting {name} ({})", if accel.kvm { "KVM" } else { "TCG, no KVM here" }));
+            let port = Some(switch.port(name));
+            let setup =
+                Setup { name, number, dir, image: &image, initrd: &initrd, port, accel, boot_seconds: 30.0 };
+            let mut guest = Guest::boot(&setup)?;
+            prepare(&mut guest, number, plan.needs).with_context(|| format!("cannot prepare {name}"))?;
+            Ok(guest)
+        };
+        let source = boot("source", 1)?;
+        let dest = if plan.dest { Some(boot("dest", 2)?) } else { None };
+        let peer = boot("peer", 3)?;
+        fs::remove_file(&initrd)?;
+        Ok(Self { source, dest, peer, accel, switch, dir: dir.to_path_buf() })
+    }
+
+    /// The destination, in a scenario that has one.
+    pub fn dest(&mut self) -> Result<&mut Guest> {
+        self.dest.as_mut().context("this scenario has no destination")
+    }
+
+    /// What the peer's wire showed between two moments.
+    pub fn wire(&self, port: u16, from: SystemTime, to: SystemTime) -> Result<capture::Wire> {
+        self.switch.flush()?;
+        Ok(capture::analyse(&fs::read(self.capture())?, port, from, to))
+    }
+
+    /// The capture's file.
+    pub fn capture(&self) -> PathBuf {
+        self.dir.join("peer.pcap")
+    }
+
+    /// Fetches logs out of the guests into the scenario's folder, as far as they still answer.
+    pub fn collect(&mut self) {
+        let _ = self.switch.flush();
+        let script = format!(
+            "cd /; dmesg > /var/tmp/dmesg.log; ss -San > /var/tmp/ss.log 2>&1; nft list ruleset > /var/tmp/nft.log 2>&1; \
+             ip address > /var/tmp/ip.log; tar -c $(find var/tmp {IMAGES} -name '*.log' -o -name '*.json' | sort -u)"
+        );
+        for guest in [Some(&mut self.source), self.dest.as_mut(), Some(&mut self.peer)].into_iter().flatten() {
+            let tar = format!("/var/tmp/{}.tar", guest.name);
+            if guest.run(&["sh", "-c", &format!("({script}) > {tar}")]).is_ok() {
+                if let Ok(bytes) = guest.get(&tar) {
+                    let _ = fs::write(self.dir.join(format!("{}.logs.tar", guest.name)), bytes);
+                }
+            }
+        }
+    }
+}
+
+/// The guests' disk; built anew if its kernel is not the one the patched module was built for.
+fn image_for(needs: Needs, say: &dyn Fn(&str)) -> Result<image::Image> {
+    let found = image::get(say)?;
+    if needs == Needs::Workloads {
+        return Ok(found);
+    }
+    let module = artefacts::modules(&|_| ())?.join("sctp.ko");
+    if artefacts::matches(&module, &found.release).is_ok() {
+        return Ok(found);
+    }
+    found.discard()?;
+    let fresh = image::get(say)?;
+    artefacts::matches(&module, &fresh.release)?;
+    Ok(fresh)
+}
+
+/// Network and modules.
+fn prepare(guest: &mut Guest, number: u8, needs: Needs) -> Result<()> {
+    guest.sh(&format!(
+        "ip link set lo up; sysctl -qw net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.eth0.ndisc_notify=1; \
+         ip link set eth0 up; ip address add 10.45.0.{number}/24 dev eth0; \
+         ip address add fd00:45::{number}/64 dev eth0 nodad; mkdir -p {IMAGES}"
+    ))?;
+    if needs == Needs::Everything && guest.name != "peer" {
+        guest.sh(&format!(
+            "modprobe -a libcrc32c crc32c_generic udp_tunnel ip6_udp_tunnel inet_diag nf_tables; \
+             insmod {GUEST_MODULES}/sctp.ko; insmod {GUEST_MODULES}/sctp_diag.ko"
+        ))?;
+    } else {
+        guest.sh("modprobe -a sctp sctp_diag")?;
+    }
+    Ok(())
+}

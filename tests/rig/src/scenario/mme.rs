@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The MME-like server and its peers, as every scenario uses them.
+
+use anyhow::{Context, Result};
+use telecr_workloads::report::Status;
+
+use crate::{
+    guest::Guest,
+    lab::{Lab, PEER4, PEER6, SERVICE4, SERVICE6},
+    outcome::Outcome,
+};
+
+/// S1AP's port.
+pub const PORT: u16 = 36412;
+/// eNBs.
+pub const ASSOCIATIONS: usize = 16;
+
+const STATUS: &str = "/var/tmp/status.json";
+
+/// A running server with its peers.
+#[derive(Debug)]
+pub struct Talk {
+    /// The server's process id.
+    pub server: i32,
+    /// The peers' process id.
+    pub peer: i32,
+}
+
+/// Gives the source the address that moves and starts both programs.
+pub fn start(lab: &mut Lab) -> Result<Talk> {
+    lab.source.sh(&service("add"))?;
+    let (listen4, listen6) = (format!("{SERVICE4}:{PORT}"), format!("[{SERVICE6}]:{PORT}"));
+    let argv = ["mme-server", "--listen", &listen4, "--listen", &listen6, "--status", STATUS];
+    let server = lab.source.spawn(&argv, "/dev/null")?;
+    let (bind4, bind6) = (format!("{PEER4}:40000"), format!("[{PEER6}]:40000"));
+    let count = ASSOCIATIONS.to_string();
+    let argv = [
+        ["enb-peer", "--associations", &count, "--status", STATUS],
+        ["--bind", &bind4, "--bind", &bind6, "--connect"],
+    ]
+    .concat();
+    let argv = [&argv[..], &[&listen4, "--connect", &listen6]].concat();
+    let peer = lab.peer.spawn(&argv, "/var/tmp/enb-peer.log")?;
+    lab.peer.until("all associations to be up", 30.0, |guest| {
+        if let Some(code) = guest.ended(peer)? {
+            anyhow::bail!("enb-peer ended with {code}: {}", guest.sh("cat /var/tmp/enb-peer.log")?);
+        }
+        Ok(guest.get(STATUS).is_ok())
+    })?;
+    Ok(Talk { server, peer })
+}
+
+/// Adds the service's addresses, or deletes them.
+pub fn service(verb: &str) -> String {
+    format!("ip address {verb} {SERVICE4}/24 dev eth0; ip address {verb} {SERVICE6}/64 dev eth0 nodad")
+}
+
+/// A fresh snapshot of either program.
+pub fn snapshot(guest: &mut Guest, pid: i32) -> Result<Status> {
+    let before = read(guest).map_or(0, |s| s.snapshot);
+    guest.signal(pid, libc::SIGUSR1)?;
+    let mut status = Status::default();
+    guest.until("a snapshot", 10.0, |g| {
+        status = read(g)?;
+        Ok(status.snapshot > before)
+    })?;
+    Ok(status)
+}
+
+/// Lets both sides agree on the totals and returns the peer's account.
+pub fn settle(lab: &mut Lab, talk: &Talk) -> Result<Status> {
+    lab.peer.signal(talk.peer, libc::SIGUSR2)?;
+    let mut status = Status::default();
+    let before = read(&mut lab.peer)?.snapshot;
+    lab.peer.until("both sides to agree on the totals", 30.0, |g| {
+        status = read(g)?;
+        Ok(status.snapshot > before)
+    })?;
+    Ok(status)
+}
+
+fn read(guest: &mut Guest) -> Result<Status> {
+    serde_json::from_slice(&guest.get(STATUS)?).context("a status that is not one")
+}
+
+/// Judges the peer's account.
+pub fn judge(before: &Status, after: &Status, outcome: &mut Outcome) {
+    let (up, down) = (&after.uplink, &after.downlink);
+    outcome.figure("associations", after.established);
+    outcome.figure("messages", up.received + down.received);
+    outcome.zero("lost", up.lost + down.lost);
+    outcome.zero("duplicated", up.duplicated + down.duplicated);
+    outcome.zero("reordered", up.reordered + down.reordered);
+    outcome.zero("corrupted", up.corrupted + down.corrupted);
+    outcome.figure("peer_gap_ms", after.gap_ms);
+    outcome.require(after.settled, || "the two sides did not agree on the totals".into());
+    outcome.require(after.established == ASSOCIATIONS, || format!("{} associations are left", after.established));
+    outcome.require(up.received > 0 && down.received > 0, || "nothing was said in one direction".into());
+    outcome.require(after.events == before.events, || {
+        format!("the peer noticed: {:?} became {:?}", before.events, after.events)
+    });
+    outcome.require(after.errors.is_empty(), || format!("the peer met errors: {}", after.errors.join("; ")));
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The scenarios and how one is run.
+
+mod mme;
+mod stock;
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::SystemTime,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{cache, lab::{Lab, Plan}, narrate::Narrator, outcome::Outcome};
+
+/// One scenario.
+pub struct Scenario {
+    /// What `cargo rig` calls it.
+    pub name: &'static str,
+    /// What it shows, in a line.
+    pub about: &'static str,
+    /// Is it part of `cargo rig all`?
+    pub in_all: bool,
+    plan: Plan,
+    run: fn(&mut Lab, &mut Outcome, &Narrator) -> Result<()>,
+}
+
+/// All of them, in the order they run in.
+pub const ALL: &[Scenario] = &[stock::SCENARIO];
+
+/// Finds a scenario by its name.
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().find(|s| s.name == name)
+}
+
+impl Scenario {
+    /// Runs it to its JSON line; true when it succeeded.
+    pub fn run(&self, keep: bool) -> Result<bool> {
+        let tell = Narrator::default();
+        tell.heading(&format!("{}: {}", self.name, self.about));
+        let dir = folder(self.name)?;
+        let mut outcome = Outcome::default();
+        let began = SystemTime::now();
+        match Lab::start(self.plan, &dir, &tell) {
+            Ok(mut lab) => {
+                if let Err(e) = (self.run)(&mut lab, &mut outcome, &tell) {
+                    outcome.fault(format!("{e:#}"));
+                }
+                if keep || !outcome.ok() {
+                    lab.collect();
+                }
+            }
+            Err(e) => outcome.fault(format!("{e:#}")),
+        }
+        outcome.figure("seconds", began.elapsed().unwrap_or_default().as_secs());
+        let line = outcome.line(self.name);
+        let _ = fs::write(dir.join("report.json"), &line);
+        for fault in outcome.faults() {
+            tell.step(&format!("FAULT: {fault}"));
+        }
+        if keep || !outcome.ok() {
+            tell.step(&format!("logs and captures: {}", dir.display()));
+        } else {
+            cache::remove(&dir)?;
+        }
+        println!("{line}");
+        Ok(outcome.ok())
+    }
+}
+
+/// A fresh folder for a run; that of the run before last is removed.
+fn folder(name: &str) -> Result<PathBuf> {
+    let runs = cache::dir()?.join("runs");
+    let dir = runs.join(format!("{name}-{}", std::process::id()));
+    cache::remove(&dir)?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    Ok(dir)
+}

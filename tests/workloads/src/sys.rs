@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! epoll, a timer and signals: the little that both programs need from the kernel beside SCTP.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+/// Turns a libc result into an `io::Result`.
+pub(crate) fn check(ret: libc::c_int) -> io::Result<libc::c_int> {
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
+}
+
+/// Takes ownership of a new descriptor.
+pub(crate) fn owned(ret: libc::c_int) -> io::Result<OwnedFd> {
+    let fd = check(ret)?;
+    // SAFETY: the kernel has just given us this descriptor and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A level-triggered epoll set.
+#[derive(Debug)]
+pub struct Epoll(OwnedFd);
+
+impl Epoll {
+    /// An empty set.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: no pointers are passed.
+        owned(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map(Self)
+    }
+
+    fn ctl(&self, op: libc::c_int, fd: RawFd, token: u64, write: bool) -> io::Result<()> {
+        let events = if write { libc::EPOLLIN | libc::EPOLLOUT } else { libc::EPOLLIN };
+        let mut event = libc::epoll_event { events: events as u32, u64: token };
+        // SAFETY: `event` lives over the call.
+        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), op, fd, &mut event) }).map(|_| ())
+    }
+
+    /// Watches `fd`.
+    pub fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        self.ctl(libc::EPOLL_CTL_ADD, fd.as_raw_fd(), token, false)
+    }
+
+    /// Watches `fd` for room to write as well, or no longer.
+    pub fn set_write(&self, fd: BorrowedFd<'_>, token: u64, write: bool) -> io::Result<()> {
+        self.ctl(libc::EPOLL_CTL_MOD, fd.as_raw_fd(), token, write)
+    }
+
+    /// Waits for events and returns their tokens; none when a signal came.
+    pub fn wait(&self) -> io::Result<Vec<u64>> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
+        // SAFETY: the kernel writes at most 64 events into `events`.
+        let n = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), 64, -1) };
+        match check(n) {
+            Ok(n) => Ok(events.iter().take(usize::try_from(n).unwrap_or(0)).map(|e| e.u64).collect()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(Vec::new()),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// A timerfd that ticks for ever. It survives a move to a host with another monotonic clock.
+pub fn ticker(period: Duration) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers are passed.
+    let fd = owned(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) })?;
+    let period = libc::timespec {
+        tv_sec: i64::try_from(period.as_secs()).map_err(io::Error::other)?,
+        tv_nsec: i64::from(period.subsec_nanos()),
+    };
+    let spec = libc::itimerspec { it_interval: period, it_value: period };
+    // SAFETY: `spec` lives over the call, the old value is not asked for.
+    check(unsafe { libc::timerfd_settime(fd.as_raw_fd(), 0, &spec, std::ptr::null_mut()) })?;
+    Ok(fd)
+}
+
+/// Takes the ticks that have passed; false when there were none.
+pub fn ticked(fd: BorrowedFd<'_>) -> bool {
+    let mut count = [0u8; 8];
+    // SAFETY: eight bytes are read into an array of eight.
+    unsafe { libc::read(fd.as_raw_fd(), count.as_mut_ptr().cast(), 8) == 8 }
+}
+
+static SNAPSHOT: AtomicBool = AtomicBool::new(false);
+static SETTLE: AtomicBool = AtomicBool::new(false);
+static STOP: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn on_signal(signal: libc::c_int) {
+    match signal {
+        libc::SIGUSR1 => SNAPSHOT.store(true, Ordering::Relaxed),
+        libc::SIGUSR2 => SETTLE.store(true, Ordering::Relaxed),
+        _ => STOP.store(true, Ordering::Relaxed),
+    }
+}
+
+/// What signals asked for since the last look.
+#[derive(Debug)]
+pub struct Asked {
+    /// SIGUSR1: write a snapshot.
+    pub snapshot: bool,
+    /// SIGUSR2: stop sending and agree on the totals.
+    pub settle: bool,
+    /// SIGTERM or SIGINT: end.
+    pub stop: bool,
+}
+
+/// Installs the handlers.
+pub fn handle_signals() -> io::Result<()> {
+    for signal in [libc::SIGUSR1, libc::SIGUSR2, libc::SIGTERM, libc::SIGINT] {
+        // SAFETY: all-zero is a valid sigaction.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = on_signal as *const () as usize;
+        // SAFETY: the handler only stores to atomics, and `action` lives over the call.
+        check(unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) })?;
+    }
+    Ok(())
+}
+
+/// Takes what was asked for.
+pub fn asked() -> Asked {
+    Asked {
+        snapshot: SNAPSHOT.swap(false, Ordering::Relaxed),
+        settle: SETTLE.swap(false, Ordering::Relaxed),
+        stop: STOP.load(Ordering::Relaxed),
+    }
+}
