@@ -7,6 +7,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use crate::outcome::Outcome;
+
 /// One direction of one association.
 type Flow = (IpAddr, IpAddr, u16, u16);
 
@@ -25,8 +27,22 @@ pub struct Wire {
     pub shutdown: u64,
     /// Directions of associations in which more than one verification tag was used.
     pub changed_tags: u64,
+    /// Longest silence from the service towards any peer in the window, in milliseconds.
+    pub gap_ms: u64,
     /// Hosts (MAC addresses) that sent from the service's address in the window.
     pub senders: u64,
+}
+
+impl Wire {
+    /// Notes the figures that must be zero when the peer noticed nothing.
+    pub fn judge(&self, outcome: &mut Outcome) {
+        outcome.figure("sctp_packets", self.in_window);
+        outcome.zero("init_packets", self.init);
+        outcome.zero("abort_packets", self.abort);
+        outcome.zero("shutdown_packets", self.shutdown);
+        outcome.zero("changed_tags", self.changed_tags);
+        outcome.require(self.in_window > 100, || "the capture is all but empty".into());
+    }
 }
 
 /// Looks at the packets of `port`; those between `from` and `to` are the window.
@@ -34,6 +50,7 @@ pub fn analyse(pcap: &[u8], port: u16, from: SystemTime, to: SystemTime) -> Wire
     let mut wire = Wire::default();
     let mut tags: BTreeMap<Flow, BTreeSet<u32>> = BTreeMap::new();
     let mut senders = BTreeSet::new();
+    let mut last: BTreeMap<Flow, SystemTime> = BTreeMap::new();
     for (when, frame) in records(pcap) {
         let Some(packet) = sctp(frame) else { continue };
         let (source_port, dest_port) = (packet.flow.2, packet.flow.3);
@@ -42,12 +59,16 @@ pub fn analyse(pcap: &[u8], port: u16, from: SystemTime, to: SystemTime) -> Wire
         }
         wire.packets += 1;
         let kinds = chunks(packet.chunks);
-        // An INIT carries tag 0; everything else must carry the tag agreed on.
-        if packet.tag != 0 {
+        // An INIT carries tag 0, and an ABORT may refuse an association that never was; all else carries the tag agreed on.
+        if packet.tag != 0 && !kinds.contains(&6) {
             tags.entry(packet.flow).or_default().insert(packet.tag);
         }
+        let heard = last.insert(packet.flow, when);
         if when < from || when > to {
             continue;
+        }
+        if let Some(silence) = heard.filter(|_| source_port == port).and_then(|h| when.duration_since(h).ok()) {
+            wire.gap_ms = wire.gap_ms.max(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
         }
         wire.in_window += 1;
         let any = |set: &[u8]| u64::from(kinds.iter().any(|k| set.contains(k)));

@@ -31,7 +31,7 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// Modules that must be there before the root disk can be mounted and the rig be heard.
-const BOOT_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "virtio_rng", "ext4"];
+const BOOT_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "virtio_rng", "crc32c_generic", "ext4"];
 
 /// What the build left in the cache.
 #[derive(Clone, Debug)]

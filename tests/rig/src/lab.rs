@@ -23,6 +23,10 @@ use crate::{
 pub const SERVICE4: &str = "10.45.0.100";
 /// The address that moves, IPv6.
 pub const SERVICE6: &str = "fd00:45::100";
+/// The same with its prefix length.
+pub const SERVICE4_NET: &str = "10.45.0.100/24";
+/// The same with its prefix length.
+pub const SERVICE6_NET: &str = "fd00:45::100/64";
 /// The peer's IPv4 address.
 pub const PEER4: &str = "10.45.0.3";
 /// The peer's IPv6 address.

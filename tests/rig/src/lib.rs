@@ -13,6 +13,7 @@ pub mod guest;
 pub mod image;
 pub mod initrd;
 pub mod lab;
+pub mod migrate;
 pub mod narrate;
 pub mod outcome;
 pub mod proto;

@@ -6,7 +6,8 @@ use telecr_workloads::report::Status;
 
 use crate::{
     guest::Guest,
-    lab::{Lab, PEER4, PEER6, SERVICE4, SERVICE6},
+    lab::{Lab, PEER4, PEER6, SERVICE4, SERVICE4_NET, SERVICE6, SERVICE6_NET},
+    migrate,
     outcome::Outcome,
 };
 
@@ -28,10 +29,11 @@ pub struct Talk {
 
 /// Gives the source the address that moves and starts both programs.
 pub fn start(lab: &mut Lab) -> Result<Talk> {
-    lab.source.sh(&service("add"))?;
+    lab.source.sh(&migrate::addresses("add", &addresses()))?;
     let (listen4, listen6) = (format!("{SERVICE4}:{PORT}"), format!("[{SERVICE6}]:{PORT}"));
     let argv = ["mme-server", "--listen", &listen4, "--listen", &listen6, "--status", STATUS];
     let server = lab.source.spawn(&argv, "/dev/null")?;
+    lab.source.until("the server to listen", 10.0, |guest| Ok(guest.get(STATUS).is_ok()))?;
     let (bind4, bind6) = (format!("{PEER4}:40000"), format!("[{PEER6}]:40000"));
     let count = ASSOCIATIONS.to_string();
     let argv = [
@@ -50,9 +52,9 @@ pub fn start(lab: &mut Lab) -> Result<Talk> {
     Ok(Talk { server, peer })
 }
 
-/// Adds the service's addresses, or deletes them.
-pub fn service(verb: &str) -> String {
-    format!("ip address {verb} {SERVICE4}/24 dev eth0; ip address {verb} {SERVICE6}/64 dev eth0 nodad")
+/// The addresses that move, with their prefix lengths.
+pub fn addresses() -> [&'static str; 2] {
+    [SERVICE4_NET, SERVICE6_NET]
 }
 
 /// A fresh snapshot of either program.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The scenarios and how one is run.
 
+mod migrate_mme;
+mod migrate_socat;
 mod mme;
 mod stock;
 
@@ -27,7 +29,7 @@ pub struct Scenario {
 }
 
 /// All of them, in the order they run in.
-pub const ALL: &[Scenario] = &[stock::SCENARIO];
+pub const ALL: &[Scenario] = &[stock::SCENARIO, migrate_socat::SCENARIO, migrate_mme::SCENARIO, migrate_mme::DEMO];
 
 /// Finds a scenario by its name.
 pub fn find(name: &str) -> Option<&'static Scenario> {

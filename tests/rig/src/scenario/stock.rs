@@ -11,7 +11,9 @@ use anyhow::Result;
 use super::{mme, Scenario};
 use crate::{
     artefacts::Needs,
+    guest::Guest,
     lab::{Lab, Plan},
+    migrate,
     narrate::Narrator,
     outcome::Outcome,
     switch::Wire,
@@ -25,7 +27,19 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
+/// Does CRIU work in the guests, with a process that has no sockets?
+fn plain_criu(guest: &mut Guest) -> Result<()> {
+    let pid = guest.spawn(&["sleep", "600"], "/dev/null")?;
+    let dumped = migrate::dump(guest, pid, &[])?;
+    migrate::must("source", "criu dump of sleep", &dumped)?;
+    let restored = migrate::restore(guest)?;
+    migrate::must("source", "criu restore of sleep", &restored)?;
+    guest.signal(pid, libc::SIGKILL)
+}
+
 fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+    plain_criu(&mut lab.source)?;
+    tell.step("CRIU dumps and restores a plain process");
     let talk = mme::start(lab)?;
     tell.step("16 associations are up, half of them IPv6");
     let before = mme::snapshot(&mut lab.peer, talk.peer)?;
@@ -34,11 +48,6 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let after = mme::settle(lab, &talk)?;
     let wire = lab.wire(mme::PORT, began, SystemTime::now())?;
     mme::judge(&before, &after, outcome);
-    outcome.figure("sctp_packets", wire.in_window);
-    outcome.zero("init_packets", wire.init);
-    outcome.zero("abort_packets", wire.abort);
-    outcome.zero("shutdown_packets", wire.shutdown);
-    outcome.zero("changed_tags", wire.changed_tags);
-    outcome.require(wire.in_window > 100, || "the capture is all but empty".into());
+    wire.judge(outcome);
     Ok(())
 }
