@@ -102,7 +102,7 @@ pub fn must(guest: &str, what: &str, out: &Output) -> Result<()> {
 }
 
 /// Copies the images over the network, as `tar` through a TCP connection.
-fn transfer(lab: &mut Lab, files: &[&str]) -> Result<u64> {
+pub fn transfer(lab: &mut Lab, files: &[&str]) -> Result<u64> {
     let receive = format!("rm -rf {IMAGES}; socat -u TCP-LISTEN:{TRANSFER_PORT},reuseaddr STDOUT | tar -x -C /");
     let receiver = lab.dest()?.spawn(&["sh", "-ec", &receive], "/var/tmp/transfer.log")?;
     lab.dest()?.until("the receiver to listen", 10.0, |g| Ok(g.sh("ss -Htln")?.contains(&TRANSFER_PORT.to_string())))?;

@@ -25,6 +25,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     name: "sctp-migrate-mme",
     about: "an MME-like server moves while 16 eNBs keep talking",
     in_all: true,
+    keep: false,
     plan: Plan { needs: Needs::Everything, dest: true, wire: WIRE },
     run,
 };
@@ -33,6 +34,7 @@ pub(super) const DEMO: Scenario = Scenario {
     name: "demo",
     about: "an MME moves from one machine to another, and its 16 eNBs do not notice",
     in_all: false,
+    keep: true,
     plan: Plan { needs: Needs::Everything, dest: true, wire: WIRE },
     run: demo,
 };

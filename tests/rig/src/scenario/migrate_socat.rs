@@ -25,6 +25,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     name: "sctp-migrate-socat",
     about: "Debian's socat moves while it receives a file of 64 MiB",
     in_all: true,
+    keep: false,
     // With 20 ms there and back and SCTP's default buffers the file takes some ten seconds.
     plan: Plan { needs: Needs::Everything, dest: true, wire: Wire { delay: Duration::from_millis(10), loss: 0 } },
     run,

@@ -29,7 +29,8 @@ pub struct Talk {
 
 /// Gives the source the address that moves and starts both programs.
 pub fn start(lab: &mut Lab) -> Result<Talk> {
-    lab.source.sh(&migrate::addresses("add", &addresses()))?;
+    lab.source.sh(&format!("rm -f {STATUS}; {}", migrate::addresses("add", &addresses())))?;
+    lab.peer.sh(&format!("rm -f {STATUS}"))?;
     let (listen4, listen6) = (format!("{SERVICE4}:{PORT}"), format!("[{SERVICE6}]:{PORT}"));
     let argv = ["mme-server", "--listen", &listen4, "--listen", &listen6, "--status", STATUS];
     let server = lab.source.spawn(&argv, "/dev/null")?;
@@ -67,6 +68,20 @@ pub fn snapshot(guest: &mut Guest, pid: i32) -> Result<Status> {
         Ok(status.snapshot > before)
     })?;
     Ok(status)
+}
+
+/// Fails unless the server takes in more of what the peers say, and they hear more of it.
+pub fn runs_on(lab: &mut Lab, talk: &Talk) -> Result<()> {
+    let enough = 2 * ASSOCIATIONS as u64;
+    for (guest, pid) in [(&mut lab.source, talk.server), (&mut lab.peer, talk.peer)] {
+        let from = snapshot(guest, pid)?;
+        guest.until("the conversation to go on", 30.0, |g| {
+            let now = snapshot(g, pid)?;
+            anyhow::ensure!(now.established == ASSOCIATIONS, "only {} associations are left", now.established);
+            Ok(now.received >= from.received + enough && now.sent >= from.sent + enough)
+        })?;
+    }
+    Ok(())
 }
 
 /// Lets both sides agree on the totals and returns the peer's account.

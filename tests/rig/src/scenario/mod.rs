@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The scenarios and how one is run.
 
+mod bad_input;
+mod local;
 mod migrate_mme;
 mod migrate_socat;
 mod mme;
@@ -8,7 +10,7 @@ mod stock;
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::SystemTime,
 };
 
@@ -24,12 +26,21 @@ pub struct Scenario {
     pub about: &'static str,
     /// Is it part of `cargo rig all`?
     pub in_all: bool,
+    /// Are its capture and report kept when it succeeds?
+    keep: bool,
     plan: Plan,
     run: fn(&mut Lab, &mut Outcome, &Narrator) -> Result<()>,
 }
 
 /// All of them, in the order they run in.
-pub const ALL: &[Scenario] = &[stock::SCENARIO, migrate_socat::SCENARIO, migrate_mme::SCENARIO, migrate_mme::DEMO];
+pub const ALL: &[Scenario] = &[
+    stock::SCENARIO,
+    local::SCENARIO,
+    migrate_socat::SCENARIO,
+    migrate_mme::SCENARIO,
+    bad_input::SCENARIO,
+    migrate_mme::DEMO,
+];
 
 /// Finds a scenario by its name.
 pub fn find(name: &str) -> Option<&'static Scenario> {
@@ -39,6 +50,7 @@ pub fn find(name: &str) -> Option<&'static Scenario> {
 impl Scenario {
     /// Runs it to its JSON line; true when it succeeded.
     pub fn run(&self, keep: bool) -> Result<bool> {
+        let keep = keep || self.keep;
         let tell = Narrator::default();
         tell.heading(&format!("{}: {}", self.name, self.about));
         let dir = folder(self.name)?;
@@ -71,11 +83,19 @@ impl Scenario {
     }
 }
 
-/// A fresh folder for a run; that of the run before last is removed.
+/// A fresh folder for a run; those of earlier runs of this scenario are removed.
 fn folder(name: &str) -> Result<PathBuf> {
     let runs = cache::dir()?.join("runs");
+    fs::create_dir_all(&runs)?;
+    for entry in fs::read_dir(&runs)?.flatten() {
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let over = |pid: &str| pid.parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        if file.strip_prefix(name).and_then(|rest| rest.strip_prefix('-')).is_some_and(over) {
+            cache::remove(&entry.path())?;
+        }
+    }
     let dir = runs.join(format!("{name}-{}", std::process::id()));
     cache::remove(&dir)?;
-    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    fs::create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     Ok(dir)
 }

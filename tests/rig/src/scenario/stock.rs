@@ -23,6 +23,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     name: "sctp-stock",
     about: "16 associations on a stock kernel, nobody moves",
     in_all: true,
+    keep: false,
     plan: Plan { needs: Needs::Workloads, dest: false, wire: Wire { delay: Duration::from_millis(1), loss: 0 } },
     run,
 };

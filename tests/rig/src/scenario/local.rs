@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Dump and restore on one host, and every way in which a dump may end without the process going away.
+
+use std::{
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{ensure, Context, Result};
+
+use super::{
+    mme::{self, Talk},
+    Scenario,
+};
+use crate::{
+    artefacts::Needs,
+    lab::{Lab, Plan, IMAGES},
+    migrate,
+    narrate::Narrator,
+    outcome::Outcome,
+    switch::Wire,
+};
+
+/// Points of a dump at which CRIU is killed.
+const KILLS: u64 = 10;
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "sctp-local",
+    about: "dump and restore in place, dumps that leave the server running, CRIU killed at several points",
+    in_all: true,
+    keep: false,
+    plan: Plan { needs: Needs::Everything, dest: false, wire: Wire { delay: Duration::from_millis(2), loss: 0 } },
+    run,
+};
+
+fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+    let talk = mme::start(lab)?;
+    let before = mme::snapshot(&mut lab.peer, talk.peer)?;
+    let began = SystemTime::now();
+
+    let usual = migrate::dump(&mut lab.source, talk.server, &["--leave-running"])?;
+    migrate::must("source", "criu dump --leave-running", &usual)?;
+    outcome.figure("dump_ms", usual.elapsed_ms);
+    mme::runs_on(lab, &talk).context("after --leave-running")?;
+    tell.step(&format!("--leave-running: {} ms, the server runs on", usual.elapsed_ms));
+
+    leave_stopped(lab, &talk)?;
+    tell.step("--leave-stopped, SIGCONT: the server runs on");
+
+    failing_script(lab, &talk)?;
+    tell.step("failing post-dump script: the server runs on");
+
+    full_disk(lab, &talk)?;
+    tell.step("dump that fails half-way (no space for images): the server runs on");
+
+    for point in 1..=KILLS {
+        let after = usual.elapsed_ms * point / (KILLS + 1);
+        killed(lab, &talk, after).with_context(|| format!("CRIU killed after {after} ms"))?;
+    }
+    outcome.figure("kills", KILLS);
+    tell.step(&format!("CRIU killed at {KILLS} points of the dump: the server runs on each time"));
+
+    in_place(lab, &talk, outcome)?;
+    tell.step("dump and restore in place: the server is back");
+
+    thread::sleep(Duration::from_secs(2));
+    let after = mme::settle(lab, &talk)?;
+    let wire = lab.wire(mme::PORT, began, SystemTime::now())?;
+    mme::judge(&before, &after, outcome);
+    wire.judge(outcome);
+    Ok(())
+}
+
+fn leave_stopped(lab: &mut Lab, talk: &Talk) -> Result<()> {
+    let out = migrate::dump(&mut lab.source, talk.server, &["--leave-stopped"])?;
+    migrate::must("source", "criu dump --leave-stopped", &out)?;
+    let state = lab.source.sh(&format!("cut -d ' ' -f 3 /proc/{}/stat", talk.server))?;
+    ensure!(state.trim() == "T", "after --leave-stopped the server is in state {}", state.trim());
+    lab.source.signal(talk.server, libc::SIGCONT)?;
+    mme::runs_on(lab, talk).context("after --leave-stopped and SIGCONT")
+}
+
+fn failing_script(lab: &mut Lab, talk: &Talk) -> Result<()> {
+    let script = "/var/tmp/post-dump";
+    lab.source.put(script, 0o755, b"#!/bin/sh\n[ \"$CRTOOLS_SCRIPT_ACTION\" != post-dump ]\n")?;
+    let out = migrate::dump(&mut lab.source, talk.server, &["--action-script", script])?;
+    ensure!(out.code != 0, "criu dump succeeded although its post-dump script failed");
+    mme::runs_on(lab, talk).context("after a failing post-dump script")
+}
+
+fn full_disk(lab: &mut Lab, talk: &Talk) -> Result<()> {
+    let dir = "/var/tmp/small";
+    lab.source.sh(&format!("mkdir -p {dir}; mount -t tmpfs -o size=96k tmpfs {dir}"))?;
+    let pid = talk.server.to_string();
+    let out = lab.source.run(&["criu", "dump", "-t", &pid, "-D", dir, "-v4", "-o", "/var/tmp/small.log"])?;
+    ensure!(out.code != 0, "criu dump succeeded without space for its images");
+    lab.source.sh(&format!("umount {dir}"))?;
+    mme::runs_on(lab, talk).context("after a dump that ran out of space")
+}
+
+fn killed(lab: &mut Lab, talk: &Talk, after_ms: u64) -> Result<()> {
+    let pid = talk.server.to_string();
+    let argv = ["criu", "dump", "--leave-running", "-t", &pid, "-D", IMAGES, "-v4", "-o", "killed.log"];
+    let criu = lab.source.spawn(&argv, "/dev/null")?;
+    thread::sleep(Duration::from_millis(after_ms));
+    lab.source.signal(criu, libc::SIGKILL)?;
+    lab.source.wait(criu, 10.0)?;
+    mme::runs_on(lab, talk)
+}
+
+fn in_place(lab: &mut Lab, talk: &Talk, outcome: &mut Outcome) -> Result<()> {
+    lab.source.sh(&format!("rm -rf {IMAGES}; mkdir {IMAGES}"))?;
+    lab.source.sh(&migrate::lock(&mme::addresses()))?;
+    let out = migrate::dump(&mut lab.source, talk.server, &[])?;
+    migrate::must("source", "criu dump", &out)?;
+    let out = migrate::restore(&mut lab.source)?;
+    migrate::must("source", "criu restore", &out)?;
+    outcome.figure("restore_ms", out.elapsed_ms);
+    mme::runs_on(lab, talk).context("after dump and restore in place")
+}
