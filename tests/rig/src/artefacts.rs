@@ -10,7 +10,7 @@ use std::{
 use anyhow::{ensure, Context, Result};
 use serde::Deserialize;
 
-use crate::{image::Image, initrd::Archive, proto, tool};
+use crate::{cache, image::Image, initrd::Archive, proto, tool};
 
 /// The kernel series the guests' kernel belongs to.
 pub const SERIES: &str = "6.12";
@@ -20,6 +20,8 @@ pub const SERIES: &str = "6.12";
 pub enum Needs {
     /// Only the workloads, on the stock `sctp.ko`.
     Workloads,
+    /// The workloads, on the patched module.
+    Patched,
     /// The workloads, telecr and its plugin, and the patched module.
     Everything,
 }
@@ -34,9 +36,12 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// Adds a file of the host.
+    /// Adds a program, library or module of the host, without its debug information.
     pub fn add(&mut self, guest_path: &str, mode: u32, host_path: &Path) -> Result<()> {
-        let content = fs::read(host_path).with_context(|| format!("cannot read {}", host_path.display()))?;
+        let temp = cache::dir()?.join(format!("stripped-{}", std::process::id()));
+        tool::output(Command::new("strip").arg("--strip-debug").arg("-o").arg(&temp).arg(host_path))?;
+        let content = fs::read(&temp).with_context(|| format!("cannot read {}", temp.display()))?;
+        fs::remove_file(&temp)?;
         self.files.push((guest_path.trim_start_matches('/').to_string(), mode, content));
         Ok(())
     }
@@ -77,6 +82,8 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
     if all {
         payload.add("/usr/bin/telecr", 0o755, &find(&made, "telecr")?)?;
         payload.add("/usr/lib/criu/telecr_plugin.so", 0o755, &find(&made, "libtelecr_plugin.so")?)?;
+    }
+    if needs != Needs::Workloads {
         let dir = modules(say)?;
         for name in ["sctp.ko", "sctp_diag.ko"] {
             payload.add(&format!("{GUEST_MODULES}/{name}"), 0o644, &dir.join(name))?;

@@ -35,6 +35,7 @@ pub struct Scenario {
 /// All of them, in the order they run in.
 pub const ALL: &[Scenario] = &[
     stock::SCENARIO,
+    stock::PATCHED,
     local::SCENARIO,
     migrate_socat::SCENARIO,
     migrate_mme::SCENARIO,

@@ -28,6 +28,15 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
+pub(super) const PATCHED: Scenario = Scenario {
+    name: "sctp-patched",
+    about: "the same on the patched sctp.ko, with repair mode unused",
+    in_all: true,
+    keep: false,
+    plan: Plan { needs: Needs::Patched, dest: false, wire: Wire { delay: Duration::from_millis(1), loss: 0 } },
+    run,
+};
+
 /// Does CRIU work in the guests, with a process that has no sockets?
 fn plain_criu(guest: &mut Guest) -> Result<()> {
     let pid = guest.spawn(&["sleep", "600"], "/dev/null")?;
