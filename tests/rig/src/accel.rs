@@ -10,7 +10,11 @@ use std::{
 use anyhow::Result;
 use sha2::{Digest, Sha256};
 
-use crate::{cache, guest::{Guest, Setup}, image::Image};
+use crate::{
+    cache,
+    guest::{Guest, Setup},
+    image::Image,
+};
 
 /// An accelerator and what to expect of it.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +28,11 @@ pub struct Accel {
 impl Accel {
     /// Options for QEMU. Multi-threaded TCG killed one boot in twelve with QEMU 7.2.
     pub fn options(self) -> [&'static str; 4] {
-        if self.kvm { ["-accel", "kvm", "-cpu", "host"] } else { ["-accel", "tcg,thread=single", "-cpu", "max"] }
+        if self.kvm {
+            ["-accel", "kvm", "-cpu", "host"]
+        } else {
+            ["-accel", "tcg,thread=single", "-cpu", "max"]
+        }
     }
 
     /// A time limit, scaled.
@@ -46,17 +54,29 @@ pub fn find(image: &Image, agent: &Path, say: &dyn Fn(&str)) -> Result<Accel> {
         _ => {
             say("probing KVM");
             let works = probe(image, agent);
-            fs::write(&file, format!("{boot}{}", if works { "works" } else { "fails" }))?;
+            fs::write(
+                &file,
+                format!("{boot}{}", if works { "works" } else { "fails" }),
+            )?;
             works
         }
     };
-    Ok(Accel { kvm, slowdown: slowdown() * if kvm { 1.0 } else { 2.0 } })
+    Ok(Accel {
+        kvm,
+        slowdown: slowdown() * if kvm { 1.0 } else { 2.0 },
+    })
 }
 
 /// Opening /dev/kvm proves nothing: it may hang the guest in its first instructions. So boot one.
 fn probe(image: &Image, agent: &Path) -> bool {
-    let accessible = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
-    let Ok(dir) = cache::dir().map(|d| d.join(format!("probe-{}", std::process::id()))) else { return false };
+    let accessible = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_ok();
+    let Ok(dir) = cache::dir().map(|d| d.join(format!("probe-{}", std::process::id()))) else {
+        return false;
+    };
     let works = accessible && fs::create_dir_all(&dir).is_ok() && {
         let setup = Setup {
             name: "probe",
@@ -65,7 +85,10 @@ fn probe(image: &Image, agent: &Path) -> bool {
             image,
             initrd: agent,
             port: None,
-            accel: Accel { kvm: true, slowdown: slowdown() },
+            accel: Accel {
+                kvm: true,
+                slowdown: slowdown(),
+            },
             boot_seconds: 6.0,
         };
         Guest::boot(&setup).is_ok()

@@ -39,10 +39,20 @@ impl Payload {
     /// Adds a program, library or module of the host, without its debug information.
     pub fn add(&mut self, guest_path: &str, mode: u32, host_path: &Path) -> Result<()> {
         let temp = cache::dir()?.join(format!("stripped-{}", std::process::id()));
-        tool::output(Command::new("strip").arg("--strip-debug").arg("-o").arg(&temp).arg(host_path))?;
+        tool::output(
+            Command::new("strip")
+                .arg("--strip-debug")
+                .arg("-o")
+                .arg(&temp)
+                .arg(host_path),
+        )?;
         let content = fs::read(&temp).with_context(|| format!("cannot read {}", temp.display()))?;
         fs::remove_file(&temp)?;
-        self.files.push((guest_path.trim_start_matches('/').to_string(), mode, content));
+        self.files.push((
+            guest_path.trim_start_matches('/').to_string(),
+            mode,
+            content,
+        ));
         Ok(())
     }
 }
@@ -52,10 +62,22 @@ pub fn initrd(image: &Image, agent: &Path, payload: &Payload, to: &Path) -> Resu
     let mut archive = Archive::default();
     archive.file("init", 0o755, &fs::read(agent)?);
     for module in image.modules()? {
-        let name = module.file_name().context("a module without a name")?.to_string_lossy().into_owned();
-        archive.file(&format!("{}/{name}", proto::MODULES), 0o644, &fs::read(&module)?);
+        let name = module
+            .file_name()
+            .context("a module without a name")?
+            .to_string_lossy()
+            .into_owned();
+        archive.file(
+            &format!("{}/{name}", proto::MODULES),
+            0o644,
+            &fs::read(&module)?,
+        );
     }
-    archive.file(&format!("{}/etc/telecr-rig", proto::PAYLOAD), 0o644, b"A guest of telecr's rig.\n");
+    archive.file(
+        &format!("{}/etc/telecr-rig", proto::PAYLOAD),
+        0o644,
+        b"A guest of telecr's rig.\n",
+    );
     for (path, mode, content) in &payload.files {
         archive.file(&format!("{}/{path}", proto::PAYLOAD), *mode, content);
     }
@@ -73,7 +95,11 @@ pub fn agent() -> Result<PathBuf> {
 pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
     let mut payload = Payload::default();
     let workloads = ["build", "--package", "telecr-workloads"];
-    let everything = [&workloads[..], &["--package", "telecr", "--package", "telecr_plugin"]].concat();
+    let everything = [
+        &workloads[..],
+        &["--package", "telecr", "--package", "telecr_plugin"],
+    ]
+    .concat();
     let all = needs == Needs::Everything;
     let made = cargo(if all { &everything } else { &workloads }, &[])?;
     for name in ["mme-server", "enb-peer"] {
@@ -81,7 +107,11 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
     }
     if all {
         payload.add("/usr/bin/telecr", 0o755, &find(&made, "telecr")?)?;
-        payload.add("/usr/lib/criu/telecr_plugin.so", 0o755, &find(&made, "libtelecr_plugin.so")?)?;
+        payload.add(
+            "/usr/lib/criu/telecr_plugin.so",
+            0o755,
+            &find(&made, "libtelecr_plugin.so")?,
+        )?;
     }
     if needs != Needs::Workloads {
         let dir = modules(say)?;
@@ -98,9 +128,15 @@ pub fn modules(say: &dyn Fn(&str)) -> Result<PathBuf> {
         return Ok(dir.into());
     }
     say("building the patched sctp.ko");
-    let out = tool::output(Command::new(tool::repository()?.join("kernel-patches/kp")).args(["build", SERIES]))?;
+    let out = tool::output(
+        Command::new(tool::repository()?.join("kernel-patches/kp")).args(["build", SERIES]),
+    )?;
     let text = String::from_utf8(out)?;
-    let dir = text.lines().last().context("`kp build` named no folder")?.trim();
+    let dir = text
+        .lines()
+        .last()
+        .context("`kp build` named no folder")?
+        .trim();
     Ok(dir.into())
 }
 
@@ -119,7 +155,12 @@ pub fn matches(module: &Path, release: &str) -> Result<()> {
 fn vermagic(module: &[u8]) -> Option<String> {
     let key = b"\0vermagic=";
     let at = module.windows(key.len()).position(|w| w == key)? + key.len();
-    let text: Vec<u8> = module.get(at..)?.iter().copied().take_while(|b| !matches!(b, 0 | b' ')).collect();
+    let text: Vec<u8> = module
+        .get(at..)?
+        .iter()
+        .copied()
+        .take_while(|b| !matches!(b, 0 | b' '))
+        .collect();
     String::from_utf8(text).ok()
 }
 
@@ -135,14 +176,24 @@ fn cargo(args: &[&str], rest: &[&str]) -> Result<Vec<PathBuf>> {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.current_dir(tool::repository()?).args(args);
-    command.args(["--release", "--quiet", "--message-format=json"]).args(rest);
+    command
+        .args(["--release", "--quiet", "--message-format=json"])
+        .args(rest);
     let out = String::from_utf8(tool::output(&mut command)?)?;
-    Ok(out.lines().filter_map(|l| serde_json::from_str::<Made>(l).ok()).flat_map(|m| m.filenames).collect())
+    Ok(out
+        .lines()
+        .filter_map(|l| serde_json::from_str::<Made>(l).ok())
+        .flat_map(|m| m.filenames)
+        .collect())
 }
 
 fn find(made: &[PathBuf], name: &str) -> Result<PathBuf> {
-    let found = made.iter().find(|p| p.file_name().is_some_and(|n| n == name));
-    found.cloned().with_context(|| format!("cargo made no {name}"))
+    let found = made
+        .iter()
+        .find(|p| p.file_name().is_some_and(|n| n == name));
+    found
+        .cloned()
+        .with_context(|| format!("cargo made no {name}"))
 }
 
 #[cfg(test)]
@@ -151,7 +202,8 @@ mod tests {
 
     #[test]
     fn vermagic_is_found() {
-        let module = b"\x7fELF..\0license=GPL\0vermagic=6.12.1+deb13-amd64 SMP preempt\0name=sctp\0";
+        let module =
+            b"\x7fELF..\0license=GPL\0vermagic=6.12.1+deb13-amd64 SMP preempt\0name=sctp\0";
         assert_eq!(vermagic(module).as_deref(), Some("6.12.1+deb13-amd64"));
         assert_eq!(vermagic(b"vermagic"), None);
     }

@@ -28,7 +28,11 @@ pub fn key(parts: &[&str]) -> String {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part.as_bytes());
     }
-    hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect()
+    hash.finalize()
+        .iter()
+        .take(8)
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }
 
 /// Returns the folder `kind-key` of the cache. If it is not there, `build` fills a temporary folder that is then given
@@ -49,7 +53,11 @@ pub fn build(kind: &str, key: &str, build: impl FnOnce(&Path) -> Result<()>) -> 
     fs::create_dir_all(&temp)?;
     build(&temp)?;
     for entry in fs::read_dir(&cache)?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&format!("{kind}-")) {
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(&format!("{kind}-"))
+        {
             remove(&entry.path())?;
         }
     }
@@ -60,7 +68,9 @@ pub fn build(kind: &str, key: &str, build: impl FnOnce(&Path) -> Result<()>) -> 
 /// Removes a folder that may not be there.
 pub fn remove(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| format!("cannot remove {}", path.display())),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot remove {}", path.display()))
+        }
         _ => Ok(()),
     }
 }

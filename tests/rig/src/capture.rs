@@ -41,7 +41,9 @@ impl Wire {
         outcome.zero("abort_packets", self.abort);
         outcome.zero("shutdown_packets", self.shutdown);
         outcome.zero("changed_tags", self.changed_tags);
-        outcome.require(self.in_window > 100, || "the capture is all but empty".into());
+        outcome.require(self.in_window > 100, || {
+            "the capture is all but empty".into()
+        });
     }
 }
 
@@ -67,8 +69,13 @@ pub fn analyse(pcap: &[u8], port: u16, from: SystemTime, to: SystemTime) -> Wire
         if when < from || when > to {
             continue;
         }
-        if let Some(silence) = heard.filter(|_| source_port == port).and_then(|h| when.duration_since(h).ok()) {
-            wire.gap_ms = wire.gap_ms.max(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
+        if let Some(silence) = heard
+            .filter(|_| source_port == port)
+            .and_then(|h| when.duration_since(h).ok())
+        {
+            wire.gap_ms = wire
+                .gap_ms
+                .max(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
         }
         wire.in_window += 1;
         let any = |set: &[u8]| u64::from(kinds.iter().any(|k| set.contains(k)));
@@ -88,7 +95,12 @@ pub fn analyse(pcap: &[u8], port: u16, from: SystemTime, to: SystemTime) -> Wire
 fn records(pcap: &[u8]) -> impl Iterator<Item = (SystemTime, &[u8])> {
     let mut rest = pcap.get(24..).unwrap_or(&[]);
     std::iter::from_fn(move || {
-        let word = |at: usize| rest.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
+        let word = |at: usize| {
+            rest.get(at..at + 4)?
+                .try_into()
+                .ok()
+                .map(u32::from_le_bytes)
+        };
         let since = Duration::from_secs(word(0)?.into()) + Duration::from_micros(word(4)?.into());
         let len = word(8)? as usize;
         let frame = rest.get(16..16 + len)?;
@@ -112,26 +124,42 @@ fn sctp(frame: &[u8]) -> Option<Packet<'_>> {
             let header = usize::from(ip.first()? & 15) * 4;
             let total = usize::from(half(ip, 2)?);
             (*ip.get(9)? == 132 && half(ip, 6)? & 0x1fff == 0).then_some(())?;
-            let addr = |at: usize| ip.get(at..at + 4)?.try_into().ok().map(|b: [u8; 4]| Ipv4Addr::from(b));
+            let addr = |at: usize| {
+                ip.get(at..at + 4)?
+                    .try_into()
+                    .ok()
+                    .map(|b: [u8; 4]| Ipv4Addr::from(b))
+            };
             (addr(12)?.into(), addr(16)?.into(), ip.get(header..total)?)
         }
         0x86dd => {
             (*ip.get(6)? == 132).then_some(())?;
-            let addr = |at: usize| ip.get(at..at + 16)?.try_into().ok().map(|b: [u8; 16]| Ipv6Addr::from(b));
+            let addr = |at: usize| {
+                ip.get(at..at + 16)?
+                    .try_into()
+                    .ok()
+                    .map(|b: [u8; 16]| Ipv6Addr::from(b))
+            };
             let len = usize::from(half(ip, 4)?);
             (addr(8)?.into(), addr(24)?.into(), ip.get(40..40 + len)?)
         }
         _ => return None,
     };
     let tag = body.get(4..8)?.try_into().ok().map(u32::from_be_bytes)?;
-    Some(Packet { flow: (source, dest, half(body, 0)?, half(body, 2)?), tag, chunks: body.get(12..)? })
+    Some(Packet {
+        flow: (source, dest, half(body, 0)?, half(body, 2)?),
+        tag,
+        chunks: body.get(12..)?,
+    })
 }
 
 fn chunks(mut bytes: &[u8]) -> Vec<u8> {
     let mut kinds = Vec::new();
     while let [kind, _, high, low, ..] = bytes {
         kinds.push(*kind);
-        let len = usize::from(u16::from_be_bytes([*high, *low])).max(4).next_multiple_of(4);
+        let len = usize::from(u16::from_be_bytes([*high, *low]))
+            .max(4)
+            .next_multiple_of(4);
         bytes = bytes.get(len..).unwrap_or(&[]);
     }
     kinds
@@ -166,7 +194,8 @@ mod tests {
 
     #[test]
     fn counts_only_the_window_and_sees_a_changed_tag() {
-        let (data, abort, init): (&[u8], &[u8], &[u8]) = (&[0, 3, 0, 5, 9, 0, 0, 0], &[6, 0, 0, 4], &[1, 0, 0, 4]);
+        let (data, abort, init): (&[u8], &[u8], &[u8]) =
+            (&[0, 3, 0, 5, 9, 0, 0, 0], &[6, 0, 0, 4], &[1, 0, 0, 4]);
         let file = pcap(&[
             (1, frame(5, 36412, 0, &[init])),
             (2, frame(5, 36412, 77, &[data])),
@@ -176,8 +205,17 @@ mod tests {
             (30, frame(36412, 5, 9, &[abort])),
         ]);
         let at = |s| UNIX_EPOCH + Duration::from_secs(s);
-        let expect = Wire { packets: 5, in_window: 2, abort: 1, changed_tags: 1, ..Wire::default() };
+        let expect = Wire {
+            packets: 5,
+            in_window: 2,
+            abort: 1,
+            changed_tags: 1,
+            ..Wire::default()
+        };
         assert_eq!(analyse(&file, 36412, at(10), at(20)), expect);
-        assert_eq!(analyse(&file[..file.len() - 3], 36412, at(0), at(5)).init, 1);
+        assert_eq!(
+            analyse(&file[..file.len() - 3], 36412, at(0), at(5)).init,
+            1
+        );
     }
 }

@@ -76,11 +76,16 @@ impl Guest {
     /// Boots a guest to its ready line.
     pub fn boot(setup: &Setup<'_>) -> Result<Self> {
         let path = setup.dir.join(format!("{}.agent", setup.name));
-        let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
+        let listener = UnixListener::bind(&path)
+            .with_context(|| format!("cannot listen on {}", path.display()))?;
         listener.set_nonblocking(true)?;
         let log = setup.dir.join(format!("{}.qemu.log", setup.name));
         let mut command = command(setup, &path);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log)?).process_group(0);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log)?)
+            .process_group(0);
         // SAFETY: prctl with these arguments is async-signal-safe and touches no memory.
         unsafe {
             command.pre_exec(|| {
@@ -88,7 +93,9 @@ impl Guest {
                 Ok(())
             });
         }
-        let mut qemu = command.spawn().context("cannot start qemu-system-x86_64: run scripts/setup")?;
+        let mut qemu = command
+            .spawn()
+            .context("cannot start qemu-system-x86_64: run scripts/setup")?;
         let limit = setup.accel.limit(setup.boot_seconds);
         let agent = match connect(&listener, &mut qemu, limit) {
             Ok(agent) => agent,
@@ -99,7 +106,13 @@ impl Guest {
             }
         };
         let alive = watchdog(qemu.id(), setup.accel.limit(HARD_SECONDS));
-        Ok(Self { name: setup.name.to_string(), qemu, agent, accel: setup.accel, alive: Some(alive) })
+        Ok(Self {
+            name: setup.name.to_string(),
+            qemu,
+            agent,
+            accel: setup.accel,
+            alive: Some(alive),
+        })
     }
 
     /// Runs a program to its end, whatever that is.
@@ -114,11 +127,28 @@ impl Guest {
         let argv: Vec<String> = argv.iter().map(ToString::to_string).collect();
         let what = argv.join(" ");
         match self.ask(&Request::Run { argv, limit_ms }, input, limit)? {
-            (Reply::Ended { late: true, .. }, _) => bail!("{}: `{what}` did not end within {limit:?}", self.name),
-            (Reply::Ended { code, stdout, elapsed_ms, .. }, bytes) => {
-                let (out, err) = bytes.split_at_checked(stdout).context("the agent miscounted")?;
+            (Reply::Ended { late: true, .. }, _) => {
+                bail!("{}: `{what}` did not end within {limit:?}", self.name)
+            }
+            (
+                Reply::Ended {
+                    code,
+                    stdout,
+                    elapsed_ms,
+                    ..
+                },
+                bytes,
+            ) => {
+                let (out, err) = bytes
+                    .split_at_checked(stdout)
+                    .context("the agent miscounted")?;
                 let text = |b| String::from_utf8_lossy(b).into_owned();
-                Ok(Output { code, stdout: text(out), stderr: text(err), elapsed_ms })
+                Ok(Output {
+                    code,
+                    stdout: text(out),
+                    stderr: text(err),
+                    elapsed_ms,
+                })
             }
             (other, _) => bail!("{}: unexpected answer {other:?}", self.name),
         }
@@ -140,7 +170,14 @@ impl Guest {
     /// Starts a program in a session of its own and returns its process id.
     pub fn spawn(&mut self, argv: &[&str], output: &str) -> Result<i32> {
         let argv = argv.iter().map(ToString::to_string).collect();
-        match self.ask(&Request::Spawn { argv, output: output.into() }, &[], Duration::ZERO)? {
+        match self.ask(
+            &Request::Spawn {
+                argv,
+                output: output.into(),
+            },
+            &[],
+            Duration::ZERO,
+        )? {
             (Reply::Started { pid }, _) => Ok(pid),
             (other, _) => bail!("{}: unexpected answer {other:?}", self.name),
         }
@@ -166,33 +203,63 @@ impl Guest {
 
     /// Sends a signal.
     pub fn signal(&mut self, pid: i32, signal: i32) -> Result<()> {
-        self.ask(&Request::Signal { pid, signal }, &[], Duration::ZERO).map(|_| ())
+        self.ask(&Request::Signal { pid, signal }, &[], Duration::ZERO)
+            .map(|_| ())
     }
 
     /// Writes a file.
     pub fn put(&mut self, path: &str, mode: u32, bytes: &[u8]) -> Result<()> {
-        self.ask(&Request::Put { path: path.into(), mode }, bytes, self.accel.limit(10.0)).map(|_| ())
+        self.ask(
+            &Request::Put {
+                path: path.into(),
+                mode,
+            },
+            bytes,
+            self.accel.limit(10.0),
+        )
+        .map(|_| ())
     }
 
     /// Reads a file.
     pub fn get(&mut self, path: &str) -> Result<Vec<u8>> {
-        let answer = self.ask(&Request::Get { path: path.into() }, &[], self.accel.limit(10.0));
-        answer.map(|(_, bytes)| bytes).with_context(|| format!("cannot read {path}"))
+        let answer = self.ask(
+            &Request::Get { path: path.into() },
+            &[],
+            self.accel.limit(10.0),
+        );
+        answer
+            .map(|(_, bytes)| bytes)
+            .with_context(|| format!("cannot read {path}"))
     }
 
     /// Waits until something is true.
-    pub fn until(&mut self, what: &str, seconds: f64, mut is: impl FnMut(&mut Self) -> Result<bool>) -> Result<()> {
+    pub fn until(
+        &mut self,
+        what: &str,
+        seconds: f64,
+        mut is: impl FnMut(&mut Self) -> Result<bool>,
+    ) -> Result<()> {
         let limit = self.accel.limit(seconds);
         let began = Instant::now();
         while !is(self)? {
-            ensure!(began.elapsed() < limit, "{}: waited {limit:?} in vain for {what}", self.name);
+            ensure!(
+                began.elapsed() < limit,
+                "{}: waited {limit:?} in vain for {what}",
+                self.name
+            );
             thread::sleep(Duration::from_millis(20));
         }
         Ok(())
     }
 
-    fn ask(&mut self, request: &Request, bytes: &[u8], limit: Duration) -> Result<(Reply, Vec<u8>)> {
-        self.agent.set_read_timeout(Some(limit + self.accel.limit(IDLE_SECONDS)))?;
+    fn ask(
+        &mut self,
+        request: &Request,
+        bytes: &[u8],
+        limit: Duration,
+    ) -> Result<(Reply, Vec<u8>)> {
+        self.agent
+            .set_read_timeout(Some(limit + self.accel.limit(IDLE_SECONDS)))?;
         let dead = || format!("guest {} answers no more", self.name);
         proto::write(&mut self.agent, request, bytes).with_context(dead)?;
         match proto::read(&mut self.agent).with_context(dead)? {
@@ -212,23 +279,51 @@ impl Drop for Guest {
 fn command(setup: &Setup<'_>, agent: &Path) -> Command {
     let image = setup.image;
     let console = setup.dir.join(format!("{}.console.log", setup.name));
-    let probe = if setup.port.is_none() { " telecr.probe" } else { "" };
+    let probe = if setup.port.is_none() {
+        " telecr.probe"
+    } else {
+        ""
+    };
     let mut c = Command::new("qemu-system-x86_64");
-    c.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "pc", "-smp", "1"]);
+    c.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-machine",
+        "pc",
+        "-smp",
+        "1",
+    ]);
     c.args(["-m", "640"]).args(setup.accel.options());
-    c.arg("-kernel").arg(image.kernel()).arg("-initrd").arg(setup.initrd);
+    c.arg("-kernel")
+        .arg(image.kernel())
+        .arg("-initrd")
+        .arg(setup.initrd);
     c.arg("-append").arg(format!(
         "console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off random.trust_cpu=on net.ifnames=0 telecr.hostname={}{probe}",
         setup.name
     ));
     c.arg("-serial").arg(format!("file:{}", console.display()));
-    c.arg("-drive").arg(format!("file={},format=raw,if=virtio,snapshot=on", image.disk().display()));
+    c.arg("-drive").arg(format!(
+        "file={},format=raw,if=virtio,snapshot=on",
+        image.disk().display()
+    ));
     c.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
-    c.arg("-chardev").arg(format!("socket,id=agent,path={}", agent.display()));
-    c.arg("-device").arg(format!("virtserialport,chardev=agent,name={}", proto::PORT));
+    c.arg("-chardev")
+        .arg(format!("socket,id=agent,path={}", agent.display()));
+    c.arg("-device")
+        .arg(format!("virtserialport,chardev=agent,name={}", proto::PORT));
     if let Some(port) = &setup.port {
-        c.arg("-netdev").arg(format!("stream,id=net,server=off,addr.type=unix,addr.path={}", port.display()));
-        c.arg("-device").arg(format!("virtio-net-pci,netdev=net,romfile=,mac=52:54:00:45:00:{:02x}", setup.number));
+        c.arg("-netdev").arg(format!(
+            "stream,id=net,server=off,addr.type=unix,addr.path={}",
+            port.display()
+        ));
+        c.arg("-device").arg(format!(
+            "virtio-net-pci,netdev=net,romfile=,mac=52:54:00:45:00:{:02x}",
+            setup.number
+        ));
     }
     c
 }
@@ -245,13 +340,24 @@ fn connect(listener: &UnixListener, qemu: &mut Child, limit: Duration) -> Result
         if let Some(status) = qemu.try_wait()? {
             bail!("QEMU ended with {status}");
         }
-        ensure!(began.elapsed() < limit, "QEMU did not start within {limit:?}");
+        ensure!(
+            began.elapsed() < limit,
+            "QEMU did not start within {limit:?}"
+        );
         thread::sleep(Duration::from_millis(10));
     };
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(limit.saturating_sub(began.elapsed()).max(Duration::from_millis(1))))?;
-    let (ready, _): (Reply, _) = proto::read(&mut stream).context("no ready line within the limit")?;
-    ensure!(matches!(ready, Reply::Ready { .. }), "the agent began with {ready:?}");
+    stream.set_read_timeout(Some(
+        limit
+            .saturating_sub(began.elapsed())
+            .max(Duration::from_millis(1)),
+    ))?;
+    let (ready, _): (Reply, _) =
+        proto::read(&mut stream).context("no ready line within the limit")?;
+    ensure!(
+        matches!(ready, Reply::Ready { .. }),
+        "the agent began with {ready:?}"
+    );
     Ok(stream)
 }
 

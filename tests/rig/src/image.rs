@@ -31,7 +31,15 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// Modules that must be there before the root disk can be mounted and the rig be heard.
-const BOOT_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "virtio_rng", "crc32c_generic", "ext4"];
+const BOOT_MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_console",
+    "virtio_net",
+    "virtio_rng",
+    "crc32c_generic",
+    "ext4",
+];
 
 /// What the build left in the cache.
 #[derive(Clone, Debug)]
@@ -54,7 +62,10 @@ impl Image {
 
     /// Boot modules in the order to load them.
     pub fn modules(&self) -> Result<Vec<PathBuf>> {
-        let mut files: Vec<PathBuf> = fs::read_dir(self.dir.join("modules"))?.flatten().map(|e| e.path()).collect();
+        let mut files: Vec<PathBuf> = fs::read_dir(self.dir.join("modules"))?
+            .flatten()
+            .map(|e| e.path())
+            .collect();
         files.sort();
         Ok(files)
     }
@@ -68,7 +79,13 @@ impl Image {
 /// The image, from the cache or built now; `say` is told when that takes a while.
 pub fn get(say: &dyn Fn(&str)) -> Result<Image> {
     let sources = sources()?;
-    let key = cache::key(&[SUITE, &PACKAGES.join(" "), &sources, &BOOT_MODULES.join(" "), "layout 2"]);
+    let key = cache::key(&[
+        SUITE,
+        &PACKAGES.join(" "),
+        &sources,
+        &BOOT_MODULES.join(" "),
+        "layout 2",
+    ]);
     let dir = cache::build("image", &key, |dir| {
         say("building the guests' disk (Debian from this machine's mirror; about a minute, once)");
         build(dir, &sources)
@@ -83,7 +100,10 @@ fn build(dir: &Path, sources: &str) -> Result<()> {
     let tar = dir.join("root.tar");
     let mut command = Command::new("mmdebstrap");
     // The rig brings its own initrd: Debian's would cost half a minute here and seconds at each boot.
-    command.env("INITRD", "No").args(["--quiet", "--variant=apt"]).arg(format!("--include={}", PACKAGES.join(",")));
+    command
+        .env("INITRD", "No")
+        .args(["--quiet", "--variant=apt"])
+        .arg(format!("--include={}", PACKAGES.join(",")));
     command.arg("--aptopt=APT::Install-Recommends \"false\"");
     for waste in ["doc", "locale", "man", "info"] {
         command.arg(format!("--dpkgopt=path-exclude=/usr/share/{waste}/*"));
@@ -96,12 +116,21 @@ fn build(dir: &Path, sources: &str) -> Result<()> {
         mv root/lib/modules modules.all; rm -rf root root.tar";
     // SAFETY: no pointers are passed.
     let root = unsafe { libc::geteuid() } == 0;
-    let mut command = if root { Command::new("sh") } else { Command::new("fakeroot") };
+    let mut command = if root {
+        Command::new("sh")
+    } else {
+        Command::new("fakeroot")
+    };
     if !root {
         command.arg("sh");
     }
     let path = std::env::var("PATH").unwrap_or_default();
-    tool::output(command.env("PATH", format!("{path}:/usr/sbin:/sbin")).args(["-c", script, "sh"]).arg(dir))?;
+    tool::output(
+        command
+            .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+            .args(["-c", script, "sh"])
+            .arg(dir),
+    )?;
     pick_modules(dir)
 }
 
@@ -113,9 +142,19 @@ fn pick_modules(dir: &Path) -> Result<()> {
     fs::write(dir.join("release"), release)?;
     let dep = fs::read_to_string(dir.join("modules.dep"))?;
     fs::create_dir(dir.join("modules"))?;
-    for (i, file) in crate::initrd::module_order(&dep, BOOT_MODULES).iter().enumerate() {
-        let name = Path::new(file).file_name().context("a module without a name")?.to_string_lossy().into_owned();
-        fs::copy(dir.join("modules.all").join(release).join(file), dir.join("modules").join(format!("{i:02}-{name}")))?;
+    for (i, file) in crate::initrd::module_order(&dep, BOOT_MODULES)
+        .iter()
+        .enumerate()
+    {
+        let name = Path::new(file)
+            .file_name()
+            .context("a module without a name")?
+            .to_string_lossy()
+            .into_owned();
+        fs::copy(
+            dir.join("modules.all").join(release).join(file),
+            dir.join("modules").join(format!("{i:02}-{name}")),
+        )?;
     }
     cache::remove(&dir.join("modules.all"))
 }
@@ -136,16 +175,22 @@ fn sources() -> Result<String> {
         }
     }
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let codename = release.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME=")).unwrap_or_default();
-    let uri = mirror(&text, &deb822, codename)
-        .context("no Debian mirror in /etc/apt: the guests are made from the one this machine uses")?;
+    let codename = release
+        .lines()
+        .find_map(|l| l.strip_prefix("VERSION_CODENAME="))
+        .unwrap_or_default();
+    let uri = mirror(&text, &deb822, codename).context(
+        "no Debian mirror in /etc/apt: the guests are made from the one this machine uses",
+    )?;
     Ok(format!("deb {uri} {SUITE} main\n"))
 }
 
 /// The address of `codename`'s main archive, from one-line and deb822 sources.
 fn mirror(one_line: &str, deb822: &str, codename: &str) -> Option<String> {
     let from_lines = one_line.lines().find_map(|line| {
-        let mut words = line.split_whitespace().filter(|w| !w.starts_with('[') && !w.ends_with(']'));
+        let mut words = line
+            .split_whitespace()
+            .filter(|w| !w.starts_with('[') && !w.ends_with(']'));
         (words.next()? == "deb").then_some(())?;
         let uri = words.next()?;
         (words.next()? == codename && words.any(|w| w == "main")).then(|| uri.to_string())
@@ -153,13 +198,19 @@ fn mirror(one_line: &str, deb822: &str, codename: &str) -> Option<String> {
     from_lines.or_else(|| {
         deb822.split("\n\n").find_map(|stanza| {
             let field = |name: &str| {
-                let found = stanza.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
-                found.unwrap_or_default().split_whitespace().collect::<Vec<_>>()
+                let found = stanza
+                    .lines()
+                    .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+                found
+                    .unwrap_or_default()
+                    .split_whitespace()
+                    .collect::<Vec<_>>()
             };
             let fits = field("Types").contains(&"deb")
                 && field("Suites").contains(&codename)
                 && field("Components").contains(&"main");
-            fits.then(|| field("URIs").first().map(ToString::to_string)).flatten()
+            fits.then(|| field("URIs").first().map(ToString::to_string))
+                .flatten()
         })
     })
 }
@@ -174,7 +225,10 @@ mod tests {
         assert_eq!(mirror(list, "", "trixie").as_deref(), Some("http://m/"));
         let sources = "Types: deb\nURIs: http://s/\nSuites: trixie-security\nComponents: main\n\n\
             Types: deb\n# note\nURIs: http://m/debian\nSuites: trixie trixie-updates\nComponents: main contrib\n";
-        assert_eq!(mirror("", sources, "trixie").as_deref(), Some("http://m/debian"));
+        assert_eq!(
+            mirror("", sources, "trixie").as_deref(),
+            Some("http://m/debian")
+        );
         assert_eq!(mirror(list, sources, "bookworm"), None);
     }
 }

@@ -14,7 +14,11 @@ pub struct Archive {
 impl Archive {
     /// Adds a file and the folders above it.
     pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
-        let above = Path::new(path).ancestors().skip(1).filter_map(Path::to_str).filter(|p| !p.is_empty());
+        let above = Path::new(path)
+            .ancestors()
+            .skip(1)
+            .filter_map(Path::to_str)
+            .filter(|p| !p.is_empty());
         let above: Vec<String> = above.map(String::from).collect();
         for dir in above.into_iter().rev() {
             if self.dirs.insert(dir.clone()) {
@@ -53,15 +57,19 @@ impl Archive {
 /// The files that hold `wanted` and what they need, in the order to load them. `dep` is a `modules.dep`.
 pub fn module_order(dep: &str, wanted: &[&str]) -> Vec<String> {
     let line = |name: &str| {
-        dep.lines().filter_map(|l| l.split_once(':')).find(|(path, _)| {
-            let file = path.rsplit('/').next().unwrap_or(path);
-            file.split('.').next() == Some(name)
-        })
+        dep.lines()
+            .filter_map(|l| l.split_once(':'))
+            .find(|(path, _)| {
+                let file = path.rsplit('/').next().unwrap_or(path);
+                file.split('.').next() == Some(name)
+            })
     };
     let mut order: Vec<String> = Vec::new();
     for name in wanted {
-        let Some((path, needs)) = line(name) else { continue }; // built in
-        // modules.dep lists the nearest first, so the last is loaded first.
+        let Some((path, needs)) = line(name) else {
+            continue;
+        }; // built in
+           // modules.dep lists the nearest first, so the last is loaded first.
         for file in needs.split_whitespace().rev().chain([path]) {
             if !order.iter().any(|o| o == file) {
                 order.push(file.to_string());
@@ -77,9 +85,13 @@ mod tests {
 
     #[test]
     fn modules_come_after_what_they_need() {
-        let dep = "k/ext4.ko.xz: k/jbd2.ko.xz k/crc16.ko.xz\nk/jbd2.ko.xz:\nk/net.ko: k/jbd2.ko.xz\n";
+        let dep =
+            "k/ext4.ko.xz: k/jbd2.ko.xz k/crc16.ko.xz\nk/jbd2.ko.xz:\nk/net.ko: k/jbd2.ko.xz\n";
         let order = module_order(dep, &["ext4", "net", "builtin"]);
-        assert_eq!(order, ["k/crc16.ko.xz", "k/jbd2.ko.xz", "k/ext4.ko.xz", "k/net.ko"]);
+        assert_eq!(
+            order,
+            ["k/crc16.ko.xz", "k/jbd2.ko.xz", "k/ext4.ko.xz", "k/net.ko"]
+        );
     }
 
     #[test]

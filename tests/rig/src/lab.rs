@@ -77,26 +77,57 @@ impl Lab {
         let initrd = dir.join("initrd");
         artefacts::initrd(&image, &agent, &payload, &initrd)?;
         let capture = dir.join("peer.pcap");
-        let switch = Switch::start(dir, &["source", "dest", "peer"], "peer", &capture, plan.wire)?;
+        let switch = Switch::start(
+            dir,
+            &["source", "dest", "peer"],
+            "peer",
+            &capture,
+            plan.wire,
+        )?;
         let boot = |name: &str, number: u8| -> Result<Guest> {
-            tell.step(&format!("booting {name} ({})", if accel.kvm { "KVM" } else { "TCG, no KVM here" }));
+            tell.step(&format!(
+                "booting {name} ({})",
+                if accel.kvm { "KVM" } else { "TCG, no KVM here" }
+            ));
             let port = Some(switch.port(name));
-            let setup =
-                Setup { name, number, dir, image: &image, initrd: &initrd, port, accel, boot_seconds: 30.0 };
+            let setup = Setup {
+                name,
+                number,
+                dir,
+                image: &image,
+                initrd: &initrd,
+                port,
+                accel,
+                boot_seconds: 30.0,
+            };
             let mut guest = Guest::boot(&setup)?;
-            prepare(&mut guest, number, plan.needs).with_context(|| format!("cannot prepare {name}"))?;
+            prepare(&mut guest, number, plan.needs)
+                .with_context(|| format!("cannot prepare {name}"))?;
             Ok(guest)
         };
         let source = boot("source", 1)?;
-        let dest = if plan.dest { Some(boot("dest", 2)?) } else { None };
+        let dest = if plan.dest {
+            Some(boot("dest", 2)?)
+        } else {
+            None
+        };
         let peer = boot("peer", 3)?;
         fs::remove_file(&initrd)?;
-        Ok(Self { source, dest, peer, accel, switch, dir: dir.to_path_buf() })
+        Ok(Self {
+            source,
+            dest,
+            peer,
+            accel,
+            switch,
+            dir: dir.to_path_buf(),
+        })
     }
 
     /// The destination, in a scenario that has one.
     pub fn dest(&mut self) -> Result<&mut Guest> {
-        self.dest.as_mut().context("this scenario has no destination")
+        self.dest
+            .as_mut()
+            .context("this scenario has no destination")
     }
 
     /// What the peer's wire showed between two moments.
@@ -117,9 +148,19 @@ impl Lab {
             "cd /; dmesg > /var/tmp/dmesg.log; ss -San > /var/tmp/ss.log 2>&1; nft list ruleset > /var/tmp/nft.log 2>&1; \
              ip address > /var/tmp/ip.log; tar -c $(find var/tmp {IMAGES} -name '*.log' -o -name '*.json' | sort -u)"
         );
-        for guest in [Some(&mut self.source), self.dest.as_mut(), Some(&mut self.peer)].into_iter().flatten() {
+        for guest in [
+            Some(&mut self.source),
+            self.dest.as_mut(),
+            Some(&mut self.peer),
+        ]
+        .into_iter()
+        .flatten()
+        {
             let tar = format!("/var/tmp/{}.tar", guest.name);
-            if guest.run(&["sh", "-c", &format!("({script}) > {tar}")]).is_ok() {
+            if guest
+                .run(&["sh", "-c", &format!("({script}) > {tar}")])
+                .is_ok()
+            {
                 if let Ok(bytes) = guest.get(&tar) {
                     let _ = fs::write(self.dir.join(format!("{}.logs.tar", guest.name)), bytes);
                 }

@@ -12,10 +12,13 @@ use telecr_rig::scenario;
 /// Each scenario ends with one JSON line on standard output, and the exit code says whether all of them succeeded.
 /// Progress goes to standard error. Logs and captures of a failed scenario are kept, and their folder is named.
 #[derive(Parser)]
-#[command(name = "cargo rig", after_help = "\
+#[command(
+    name = "cargo rig",
+    after_help = "\
 TELECR_CACHE       where guests are cached (default: telecr in the user's cache folder)
 TELECR_RIG_ACCEL   kvm or tcg instead of what a probe finds
-TELECR_KO_DIR      a folder with sctp.ko and sctp_diag.ko to use instead of `kernel-patches/kp build`")]
+TELECR_KO_DIR      a folder with sctp.ko and sctp_diag.ko to use instead of `kernel-patches/kp build`"
+)]
 struct Options {
     /// Scenarios to run, `all`, or `list`
     #[arg(required = true)]

@@ -35,7 +35,12 @@ pub struct Window {
 }
 
 /// Moves it from the source to the destination and notes the figures.
-pub fn migrate(lab: &mut Lab, what: &Move<'_>, outcome: &mut Outcome, tell: &Narrator) -> Result<Window> {
+pub fn migrate(
+    lab: &mut Lab,
+    what: &Move<'_>,
+    outcome: &mut Outcome,
+    tell: &Narrator,
+) -> Result<Window> {
     lab.dest()?.sh(&lock(what.addresses))?;
     tell.step("dest:   telecr lock, so that no packet finds the address before the associations are there");
 
@@ -43,10 +48,19 @@ pub fn migrate(lab: &mut Lab, what: &Move<'_>, outcome: &mut Outcome, tell: &Nar
     let out = dump(&mut lab.source, what.pid, &[])?;
     must(&lab.source.name, "criu dump", &out)?;
     outcome.figure("dump_ms", out.elapsed_ms);
-    tell.step(&format!("source: criu dump, {} ms; the process is gone from here", out.elapsed_ms));
+    tell.step(&format!(
+        "source: criu dump, {} ms; the process is gone from here",
+        out.elapsed_ms
+    ));
 
     let bytes = lab.source.sh(&format!("du -sb {IMAGES} | cut -f 1"))?;
-    outcome.figure("image_bytes", bytes.trim().parse::<u64>().context("du answered with no number")?);
+    outcome.figure(
+        "image_bytes",
+        bytes
+            .trim()
+            .parse::<u64>()
+            .context("du answered with no number")?,
+    );
     lab.source.sh(&addresses("del", what.addresses))?;
     tell.step("source: the address is removed");
 
@@ -58,38 +72,69 @@ pub fn migrate(lab: &mut Lab, what: &Move<'_>, outcome: &mut Outcome, tell: &Nar
     dest.sh(&addresses("add", what.addresses))?;
     for address in what.addresses.iter().filter(|a| !a.contains(':')) {
         let bare = address.split('/').next().unwrap_or(address);
-        dest.spawn(&["arping", "-q", "-U", "-c", "2", "-I", "eth0", bare], "/dev/null")?;
+        dest.spawn(
+            &["arping", "-q", "-U", "-c", "2", "-I", "eth0", bare],
+            "/dev/null",
+        )?;
     }
     tell.step("dest:   the address is added and announced");
     let out = restore(dest)?;
     must("dest", "criu restore", &out)?;
     outcome.figure("restore_ms", out.elapsed_ms);
-    tell.step(&format!("dest:   criu restore, {} ms; the process runs on", out.elapsed_ms));
-    Ok(Window { began, ended: SystemTime::now() })
+    tell.step(&format!(
+        "dest:   criu restore, {} ms; the process runs on",
+        out.elapsed_ms
+    ));
+    Ok(Window {
+        began,
+        ended: SystemTime::now(),
+    })
 }
 
 /// `criu dump`, as packaged; the plugin is found in CRIU's own folder.
 pub fn dump(guest: &mut Guest, pid: i32, more: &[&str]) -> Result<Output> {
     let pid = pid.to_string();
-    let argv = [&["criu", "dump", "-t", &pid, "-D", IMAGES, "-v4", "-o", "dump.log"], more].concat();
+    let argv = [
+        &[
+            "criu", "dump", "-t", &pid, "-D", IMAGES, "-v4", "-o", "dump.log",
+        ],
+        more,
+    ]
+    .concat();
     guest.run(&argv)
 }
 
 /// `criu restore`, as packaged.
 pub fn restore(guest: &mut Guest) -> Result<Output> {
-    guest.run(&["criu", "restore", "-d", "-D", IMAGES, "-v4", "-o", "restore.log"])
+    guest.run(&[
+        "criu",
+        "restore",
+        "-d",
+        "-D",
+        IMAGES,
+        "-v4",
+        "-o",
+        "restore.log",
+    ])
 }
 
 /// `telecr lock` for addresses with or without their prefix lengths.
 pub fn lock(addresses: &[&str]) -> String {
-    let bare: Vec<&str> = addresses.iter().map(|a| a.split('/').next().unwrap_or(a)).collect();
+    let bare: Vec<&str> = addresses
+        .iter()
+        .map(|a| a.split('/').next().unwrap_or(a))
+        .collect();
     format!("telecr lock {}", bare.join(" "))
 }
 
 /// Adds or deletes addresses.
 pub fn addresses(verb: &str, addresses: &[&str]) -> String {
     let one = |a: &&str| {
-        let nodad = if a.contains(':') && verb == "add" { " nodad" } else { "" };
+        let nodad = if a.contains(':') && verb == "add" {
+            " nodad"
+        } else {
+            ""
+        };
         format!("ip address {verb} {a} dev eth0{nodad}")
     };
     addresses.iter().map(one).collect::<Vec<_>>().join("; ")
@@ -97,18 +142,37 @@ pub fn addresses(verb: &str, addresses: &[&str]) -> String {
 
 /// Fails with a program's own words, and the end of CRIU's log.
 pub fn must(guest: &str, what: &str, out: &Output) -> Result<()> {
-    ensure!(out.code == 0, "{guest}: {what} ended with {}: {}{}", out.code, out.stdout.trim(), out.stderr.trim());
+    ensure!(
+        out.code == 0,
+        "{guest}: {what} ended with {}: {}{}",
+        out.code,
+        out.stdout.trim(),
+        out.stderr.trim()
+    );
     Ok(())
 }
 
 /// Copies the images over the network, as `tar` through a TCP connection.
 pub fn transfer(lab: &mut Lab, files: &[&str]) -> Result<u64> {
-    let receive = format!("rm -rf {IMAGES}; socat -u TCP-LISTEN:{TRANSFER_PORT},reuseaddr STDOUT | tar -x -C /");
-    let receiver = lab.dest()?.spawn(&["sh", "-ec", &receive], "/var/tmp/transfer.log")?;
-    lab.dest()?.until("the receiver to listen", 10.0, |g| Ok(g.sh("ss -Htln")?.contains(&TRANSFER_PORT.to_string())))?;
+    let receive = format!(
+        "rm -rf {IMAGES}; socat -u TCP-LISTEN:{TRANSFER_PORT},reuseaddr STDOUT | tar -x -C /"
+    );
+    let receiver = lab
+        .dest()?
+        .spawn(&["sh", "-ec", &receive], "/var/tmp/transfer.log")?;
+    lab.dest()?.until("the receiver to listen", 10.0, |g| {
+        Ok(g.sh("ss -Htln")?.contains(&TRANSFER_PORT.to_string()))
+    })?;
     let began = Instant::now();
-    let paths: Vec<&str> = [&[IMAGES], files].concat().iter().map(|p| p.trim_start_matches('/')).collect();
-    lab.source.sh(&format!("tar -c -C / {} | socat -u STDIN TCP:{DEST4}:{TRANSFER_PORT}", paths.join(" ")))?;
+    let paths: Vec<&str> = [&[IMAGES], files]
+        .concat()
+        .iter()
+        .map(|p| p.trim_start_matches('/'))
+        .collect();
+    lab.source.sh(&format!(
+        "tar -c -C / {} | socat -u STDIN TCP:{DEST4}:{TRANSFER_PORT}",
+        paths.join(" ")
+    ))?;
     let code = lab.dest()?.wait(receiver, 60.0)?;
     ensure!(code == 0, "dest: receiving the images ended with {code}");
     Ok(u64::try_from(began.elapsed().as_millis())?)

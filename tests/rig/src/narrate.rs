@@ -17,7 +17,10 @@ pub struct Narrator {
 impl Default for Narrator {
     fn default() -> Self {
         let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
-        Self { began: Instant::now(), colour }
+        Self {
+            began: Instant::now(),
+            colour,
+        }
     }
 }
 
@@ -34,6 +37,10 @@ impl Narrator {
 
     /// A heading between steps.
     pub fn heading(&self, words: &str) {
-        if self.colour { eprintln!("\x1b[1m{words}\x1b[0m") } else { eprintln!("{words}") }
+        if self.colour {
+            eprintln!("\x1b[1m{words}\x1b[0m")
+        } else {
+            eprintln!("{words}")
+        }
     }
 }

@@ -14,7 +14,10 @@ pub struct Outcome {
 impl Outcome {
     /// Notes a figure.
     pub fn figure(&mut self, name: &str, value: impl Serialize) {
-        self.figures.insert(name.to_string(), serde_json::to_value(value).unwrap_or(Value::Null));
+        self.figures.insert(
+            name.to_string(),
+            serde_json::to_value(value).unwrap_or(Value::Null),
+        );
     }
 
     /// Notes a figure that must be zero.

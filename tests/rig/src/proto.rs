@@ -100,7 +100,11 @@ pub enum Reply {
 /// Writes one frame.
 pub fn write<T: Serialize>(out: &mut impl Write, head: &T, bytes: &[u8]) -> io::Result<()> {
     let json = serde_json::to_vec(head).map_err(io::Error::other)?;
-    let len = |n: usize| u32::try_from(n).map(u32::to_le_bytes).map_err(io::Error::other);
+    let len = |n: usize| {
+        u32::try_from(n)
+            .map(u32::to_le_bytes)
+            .map_err(io::Error::other)
+    };
     let mut frame = Vec::with_capacity(8 + json.len() + bytes.len());
     frame.extend_from_slice(&len(json.len())?);
     frame.extend_from_slice(&len(bytes.len())?);
@@ -118,13 +122,18 @@ pub fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<(T, Vec<u8>
     from.read_exact(&mut word)?;
     let bytes_len = u32::from_le_bytes(word);
     if json_len > LIMIT || bytes_len > LIMIT {
-        return Err(io::Error::other("a frame beyond all measure: the two ends are out of step"));
+        return Err(io::Error::other(
+            "a frame beyond all measure: the two ends are out of step",
+        ));
     }
     let mut json = vec![0; json_len as usize];
     from.read_exact(&mut json)?;
     let mut bytes = vec![0; bytes_len as usize];
     from.read_exact(&mut bytes)?;
-    Ok((serde_json::from_slice(&json).map_err(io::Error::other)?, bytes))
+    Ok((
+        serde_json::from_slice(&json).map_err(io::Error::other)?,
+        bytes,
+    ))
 }
 
 #[cfg(test)]

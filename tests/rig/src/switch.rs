@@ -45,8 +45,15 @@ pub struct Switch {
 
 impl Switch {
     /// Starts a switch with one port per name and a capture of all that passes the port called `watched`.
-    pub fn start(dir: &Path, ports: &[&str], watched: &str, capture: &Path, wire: Wire) -> Result<Self> {
-        let file = File::create(capture).with_context(|| format!("cannot create {}", capture.display()))?;
+    pub fn start(
+        dir: &Path,
+        ports: &[&str],
+        watched: &str,
+        capture: &Path,
+        wire: Wire,
+    ) -> Result<Self> {
+        let file = File::create(capture)
+            .with_context(|| format!("cannot create {}", capture.display()))?;
         let mut writer = BufWriter::new(file);
         writer.write_all(&pcap_header())?;
         let capture = Arc::new(Mutex::new(writer));
@@ -55,17 +62,41 @@ impl Switch {
         for name in ports {
             let listener = UnixListener::bind(dir.join(format!("{name}.net")))?;
             listener.set_nonblocking(true)?;
-            made.push(Port { listener, stream: None, input: Vec::new(), queue: VecDeque::new(), waiting: 0, sent: 0 });
+            made.push(Port {
+                listener,
+                stream: None,
+                input: Vec::new(),
+                queue: VecDeque::new(),
+                waiting: 0,
+                sent: 0,
+            });
         }
-        let watched = ports.iter().position(|p| *p == watched).unwrap_or(usize::MAX);
-        let mut fabric = Fabric { ports: made, learnt: HashMap::new(), watched, capture: capture.clone(), wire, dice: 1 };
+        let watched = ports
+            .iter()
+            .position(|p| *p == watched)
+            .unwrap_or(usize::MAX);
+        let mut fabric = Fabric {
+            ports: made,
+            learnt: HashMap::new(),
+            watched,
+            capture: capture.clone(),
+            wire,
+            dice: 1,
+        };
         let stopped = stop.clone();
-        let thread = thread::Builder::new().name("switch".into()).spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                fabric.turn();
-            }
-        })?;
-        Ok(Self { dir: dir.to_path_buf(), stop, capture, thread: Some(thread) })
+        let thread = thread::Builder::new()
+            .name("switch".into())
+            .spawn(move || {
+                while !stopped.load(Ordering::Relaxed) {
+                    fabric.turn();
+                }
+            })?;
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            stop,
+            capture,
+            thread: Some(thread),
+        })
     }
 
     /// The socket QEMU connects to for a port.
@@ -75,7 +106,10 @@ impl Switch {
 
     /// Makes sure that the capture's file holds all that was seen.
     pub fn flush(&self) -> Result<()> {
-        self.capture.lock().map_err(|_| anyhow::anyhow!("the switch has failed"))?.flush()?;
+        self.capture
+            .lock()
+            .map_err(|_| anyhow::anyhow!("the switch has failed"))?
+            .flush()?;
         Ok(())
     }
 }
@@ -117,14 +151,35 @@ impl Fabric {
         for port in &self.ports {
             let mut events = libc::POLLIN;
             if let Some((due, _)) = port.queue.front() {
-                if *due <= now { events |= libc::POLLOUT } else { wait = wait.min(*due - now) }
+                if *due <= now {
+                    events |= libc::POLLOUT
+                } else {
+                    wait = wait.min(*due - now)
+                }
             }
-            let fd = port.stream.as_ref().map_or(port.listener.as_raw_fd(), AsRawFd::as_raw_fd);
-            polls.push(libc::pollfd { fd, events, revents: 0 });
+            let fd = port
+                .stream
+                .as_ref()
+                .map_or(port.listener.as_raw_fd(), AsRawFd::as_raw_fd);
+            polls.push(libc::pollfd {
+                fd,
+                events,
+                revents: 0,
+            });
         }
-        let timeout = libc::timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
+        let timeout = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: i64::from(wait.subsec_nanos()),
+        };
         // SAFETY: `polls` and `timeout` live over the call and the count is that of `polls`.
-        unsafe { libc::ppoll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, &timeout, std::ptr::null()) };
+        unsafe {
+            libc::ppoll(
+                polls.as_mut_ptr(),
+                polls.len() as libc::nfds_t,
+                &timeout,
+                std::ptr::null(),
+            )
+        };
         for (i, poll) in polls.iter().enumerate() {
             if poll.revents & (libc::POLLIN | libc::POLLHUP | libc::POLLERR) != 0 {
                 self.input(i);
@@ -161,7 +216,9 @@ impl Fabric {
     }
 
     fn forward(&mut self, from: usize, frame: &[u8]) {
-        let (Some(to), Some(source)) = (mac(frame, 0), mac(frame, 6)) else { return };
+        let (Some(to), Some(source)) = (mac(frame, 0), mac(frame, 6)) else {
+            return;
+        };
         self.learnt.insert(source, from);
         if from == self.watched {
             self.record(frame);
@@ -170,7 +227,11 @@ impl Fabric {
             return;
         }
         let due = Instant::now() + self.wire.delay;
-        let known = if to[0] & 1 == 1 { None } else { self.learnt.get(&to).copied() };
+        let known = if to[0] & 1 == 1 {
+            None
+        } else {
+            self.learnt.get(&to).copied()
+        };
         for i in 0..self.ports.len() {
             if i == from || known.is_some_and(|k| k != i) {
                 continue;
@@ -183,7 +244,10 @@ impl Fabric {
     }
 
     fn lose(&mut self) -> bool {
-        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.dice = self
+            .dice
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.dice >> 33) % 1000 < self.wire.loss
     }
 
@@ -203,7 +267,9 @@ impl Port {
     }
 
     fn enqueue(&mut self, due: Instant, frame: &[u8]) {
-        let Ok(len) = u32::try_from(frame.len()) else { return };
+        let Ok(len) = u32::try_from(frame.len()) else {
+            return;
+        };
         if self.stream.is_none() || self.waiting > QUEUE {
             return;
         }
@@ -259,7 +325,11 @@ fn pcap_record(when: SystemTime, frame: &[u8]) -> Vec<u8> {
     let since = when.duration_since(UNIX_EPOCH).unwrap_or_default();
     let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
     let mut r = Vec::with_capacity(16 + frame.len());
-    r.extend_from_slice(&u32::try_from(since.as_secs()).unwrap_or(u32::MAX).to_le_bytes());
+    r.extend_from_slice(
+        &u32::try_from(since.as_secs())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes(),
+    );
     r.extend_from_slice(&since.subsec_micros().to_le_bytes());
     r.extend_from_slice(&len.to_le_bytes());
     r.extend_from_slice(&len.to_le_bytes());

@@ -83,12 +83,17 @@ impl Assoc {
 
     /// Our account of what they sent.
     pub fn ours(&self) -> Account {
-        self.ledger.account(self.their_totals.as_deref().unwrap_or(&[]))
+        self.ledger
+            .account(self.their_totals.as_deref().unwrap_or(&[]))
     }
 
     /// Are both accounts final?
     pub fn settled(&self) -> bool {
-        self.theirs.is_some() && self.their_totals.as_ref().is_some_and(|t| self.ledger.complete(t))
+        self.theirs.is_some()
+            && self
+                .their_totals
+                .as_ref()
+                .is_some_and(|t| self.ledger.complete(t))
     }
 
     /// Makes the next numbered message, on the next stream.
@@ -104,7 +109,8 @@ impl Assoc {
         let stream = self.next_stream;
         self.next_stream = (stream + 1) % STREAMS;
         let seq = &mut self.next_seq[usize::from(stream)];
-        self.outbox.push_back((stream, message::data(number, stream, *seq)));
+        self.outbox
+            .push_back((stream, message::data(number, stream, *seq)));
         *seq += 1;
         self.flush();
     }
@@ -151,14 +157,17 @@ impl Assoc {
         while let Some(socket) = &self.socket {
             match socket.recv(buffer) {
                 Ok(Received::Data { len, end }) => {
-                    self.partial.extend_from_slice(buffer.get(..len).unwrap_or(&[]));
+                    self.partial
+                        .extend_from_slice(buffer.get(..len).unwrap_or(&[]));
                     self.note_silence();
                     if end {
                         let bytes = std::mem::take(&mut self.partial);
                         self.take(&bytes);
                     }
                 }
-                Ok(Received::Notification { len }) => count(&mut self.events, buffer.get(..len).unwrap_or(&[])),
+                Ok(Received::Notification { len }) => {
+                    count(&mut self.events, buffer.get(..len).unwrap_or(&[]))
+                }
                 Ok(Received::WouldBlock) => return,
                 Ok(Received::Closed) => self.socket = None,
                 Err(e) => self.fail(&e),
@@ -180,7 +189,11 @@ impl Assoc {
         };
         self.number.get_or_insert(m.assoc);
         match m.kind {
-            Kind::Data => self.ledger.record(m.stream, m.seq, message::intact(&m) && self.number == Some(m.assoc)),
+            Kind::Data => self.ledger.record(
+                m.stream,
+                m.seq,
+                message::intact(&m) && self.number == Some(m.assoc),
+            ),
             Kind::Totals => {
                 self.their_totals = Some(totals(&m));
                 self.settle();
@@ -188,7 +201,12 @@ impl Assoc {
             Kind::Ask => self.account(),
             Kind::Account => self.theirs = serde_json::from_slice(m.body).ok(),
         }
-        if !self.accounted && self.their_totals.as_ref().is_some_and(|t| self.ledger.complete(t)) {
+        if !self.accounted
+            && self
+                .their_totals
+                .as_ref()
+                .is_some_and(|t| self.ledger.complete(t))
+        {
             self.account();
         }
     }
@@ -206,12 +224,20 @@ impl Assoc {
 }
 
 fn totals(m: &Message<'_>) -> Vec<u64> {
-    m.body.chunks_exact(8).filter_map(|c| c.try_into().ok().map(u64::from_be_bytes)).collect()
+    m.body
+        .chunks_exact(8)
+        .filter_map(|c| c.try_into().ok().map(u64::from_be_bytes))
+        .collect()
 }
 
 /// Counts a notification (RFC 6458, section 6.1).
 fn count(events: &mut Events, bytes: &[u8]) {
-    let half = |at: usize| bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes);
+    let half = |at: usize| {
+        bytes
+            .get(at..at + 2)
+            .and_then(|b| b.try_into().ok())
+            .map(u16::from_ne_bytes)
+    };
     let counter = match half(0) {
         Some(0x8001) => match half(8) {
             Some(0) => &mut events.comm_up,
@@ -246,8 +272,15 @@ mod tests {
         }
         count(&mut events, &0x8002u16.to_ne_bytes());
         count(&mut events, &[]);
-        let expect =
-            Events { comm_up: 1, comm_lost: 1, restart: 1, ended: 1, addr_change: 1, other: 1, ..Events::default() };
+        let expect = Events {
+            comm_up: 1,
+            comm_lost: 1,
+            restart: 1,
+            ended: 1,
+            addr_change: 1,
+            other: 1,
+            ..Events::default()
+        };
         assert_eq!(events, expect);
     }
 }

@@ -65,7 +65,8 @@ impl Engine {
 
     /// Serves a listener.
     pub fn add_listener(&mut self, socket: Socket) -> io::Result<()> {
-        self.epoll.add(socket.as_fd(), LISTENERS + self.listeners.len() as u64)?;
+        self.epoll
+            .add(socket.as_fd(), LISTENERS + self.listeners.len() as u64)?;
         self.listeners.push(socket);
         Ok(())
     }
@@ -73,7 +74,8 @@ impl Engine {
     /// Serves an association.
     pub fn add_assoc(&mut self, assoc: Assoc) -> io::Result<()> {
         if let Some(socket) = &assoc.socket {
-            self.epoll.add(socket.as_fd(), ASSOCS + self.assocs.len() as u64)?;
+            self.epoll
+                .add(socket.as_fd(), ASSOCS + self.assocs.len() as u64)?;
         }
         self.assocs.push(assoc);
         self.writing.push(false);
@@ -87,7 +89,9 @@ impl Engine {
             for token in self.epoll.wait()? {
                 match token {
                     TIMER => self.tick()?,
-                    t if t >= ASSOCS => self.serve(usize::try_from(t - ASSOCS).unwrap_or(usize::MAX)),
+                    t if t >= ASSOCS => {
+                        self.serve(usize::try_from(t - ASSOCS).unwrap_or(usize::MAX))
+                    }
                     t => self.accept(usize::try_from(t - LISTENERS).unwrap_or(usize::MAX))?,
                 }
             }
@@ -129,10 +133,15 @@ impl Engine {
             return Ok(());
         }
         self.assocs.iter_mut().for_each(Assoc::make_message);
-        let Some(ticks) = &mut self.settling else { return Ok(()) };
+        let Some(ticks) = &mut self.settling else {
+            return Ok(());
+        };
         *ticks += 1;
         if *ticks == PATIENCE_MS / self.tick_ms {
-            self.assocs.iter_mut().filter(|a| !a.settled()).for_each(Assoc::ask);
+            self.assocs
+                .iter_mut()
+                .filter(|a| !a.settled())
+                .for_each(Assoc::ask);
         }
         let patience_over = *ticks > 2 * PATIENCE_MS / self.tick_ms;
         if !self.settled && (patience_over || self.assocs.iter().all(Assoc::settled)) {
@@ -145,8 +154,15 @@ impl Engine {
     fn watch_writes(&mut self) {
         for (i, (assoc, writing)) in self.assocs.iter().zip(&mut self.writing).enumerate() {
             let want = assoc.wants_write();
-            let Some(socket) = &assoc.socket else { continue };
-            if want != *writing && self.epoll.set_write(socket.as_fd(), ASSOCS + i as u64, want).is_ok() {
+            let Some(socket) = &assoc.socket else {
+                continue;
+            };
+            if want != *writing
+                && self
+                    .epoll
+                    .set_write(socket.as_fd(), ASSOCS + i as u64, want)
+                    .is_ok()
+            {
                 *writing = want;
             }
         }
@@ -162,12 +178,17 @@ impl Engine {
         };
         let (mut ours, mut theirs) = (Account::default(), Account::default());
         for a in &self.assocs {
-            if a.socket.is_some() { s.established += 1 } else { s.closed += 1 }
+            if a.socket.is_some() {
+                s.established += 1
+            } else {
+                s.closed += 1
+            }
             s.errors.extend(a.error.clone());
             s.sent += a.sent;
             s.received += a.received();
             s.throttled += a.throttled;
-            s.gaps_ms.push(u64::try_from(a.gap.as_millis()).unwrap_or(u64::MAX));
+            s.gaps_ms
+                .push(u64::try_from(a.gap.as_millis()).unwrap_or(u64::MAX));
             ours.add(&a.ours());
             theirs.add(&a.theirs.clone().unwrap_or_default());
             let (e, f) = (&mut s.events, &a.events);
@@ -182,7 +203,11 @@ impl Engine {
             e.other += f.other;
         }
         s.gap_ms = s.gaps_ms.iter().copied().max().unwrap_or(0);
-        (s.uplink, s.downlink) = if self.listeners.is_empty() { (theirs, ours) } else { (ours, theirs) };
+        (s.uplink, s.downlink) = if self.listeners.is_empty() {
+            (theirs, ours)
+        } else {
+            (ours, theirs)
+        };
         s.write(&self.status_path)
     }
 }

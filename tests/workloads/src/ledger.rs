@@ -77,16 +77,23 @@ impl Ledger {
 
     /// Has all that the sender counted arrived?
     pub fn complete(&self, totals: &[u64]) -> bool {
-        totals.iter().enumerate().all(|(i, total)| match self.streams.get(i) {
-            Some(s) => s.next >= *total && s.missing.is_empty(),
-            None => *total == 0,
-        })
+        totals
+            .iter()
+            .enumerate()
+            .all(|(i, total)| match self.streams.get(i) {
+                Some(s) => s.next >= *total && s.missing.is_empty(),
+                None => *total == 0,
+            })
     }
 
     /// The account, given what the sender says it sent.
     pub fn account(&self, totals: &[u64]) -> Account {
         let sent = totals.iter().sum();
-        Account { sent, lost: u64::saturating_sub(sent, self.so_far.received), ..self.so_far.clone() }
+        Account {
+            sent,
+            lost: u64::saturating_sub(sent, self.so_far.received),
+            ..self.so_far.clone()
+        }
     }
 }
 
@@ -100,7 +107,14 @@ mod tests {
         (0..5).for_each(|n| l.record(2, n, true));
         assert!(l.complete(&[0, 0, 5]));
         assert!(!l.complete(&[0, 0, 6]));
-        assert_eq!(l.account(&[0, 0, 5]), Account { sent: 5, received: 5, ..Account::default() });
+        assert_eq!(
+            l.account(&[0, 0, 5]),
+            Account {
+                sent: 5,
+                received: 5,
+                ..Account::default()
+            }
+        );
     }
 
     #[test]
@@ -109,7 +123,14 @@ mod tests {
         for (n, intact) in [(0, true), (2, true), (1, true), (2, true), (4, false)] {
             l.record(0, n, intact);
         }
-        let expect = Account { sent: 6, received: 4, lost: 2, duplicated: 1, reordered: 1, corrupted: 1 };
+        let expect = Account {
+            sent: 6,
+            received: 4,
+            lost: 2,
+            duplicated: 1,
+            reordered: 1,
+            corrupted: 1,
+        };
         assert_eq!(l.account(&[6]), expect);
         assert!(!l.complete(&[5]));
     }

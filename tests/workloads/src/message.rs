@@ -30,7 +30,9 @@ impl Kind {
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        [Self::Data, Self::Totals, Self::Ask, Self::Account].into_iter().find(|k| k.code() == code)
+        [Self::Data, Self::Totals, Self::Ask, Self::Account]
+            .into_iter()
+            .find(|k| k.code() == code)
     }
 }
 
@@ -90,10 +92,18 @@ pub fn intact(m: &Message<'_>) -> bool {
 /// S1AP sizes: most messages 20 to 1400 bytes, one in 64 between 5 and 20 KB.
 fn filling(assoc: u32, stream: u16, seq: u64) -> Vec<u8> {
     let mix = mix(seq ^ u64::from(assoc) << 40 ^ u64::from(stream) << 24);
-    let size = if mix % 64 == 0 { 5_000 + (mix >> 8) % 15_000 } else { 20 + (mix >> 8) % 1_380 };
-    let body = usize::try_from(size).unwrap_or(HEADER).saturating_sub(HEADER);
+    let size = if mix % 64 == 0 {
+        5_000 + (mix >> 8) % 15_000
+    } else {
+        20 + (mix >> 8) % 1_380
+    };
+    let body = usize::try_from(size)
+        .unwrap_or(HEADER)
+        .saturating_sub(HEADER);
     let first = mix.to_le_bytes()[0];
-    (0..body).map(|i| first.wrapping_add(i.to_le_bytes()[0])).collect()
+    (0..body)
+        .map(|i| first.wrapping_add(i.to_le_bytes()[0]))
+        .collect()
 }
 
 /// A well-spread number from a plain one (splitmix64).
@@ -118,7 +128,10 @@ mod tests {
 
     #[test]
     fn damage_is_seen() {
-        let mut bytes = (0..).map(|s| data(1, 0, s)).find(|b| b.len() > 100).expect("a long one");
+        let mut bytes = (0..)
+            .map(|s| data(1, 0, s))
+            .find(|b| b.len() > 100)
+            .expect("a long one");
         bytes[60] ^= 1;
         assert!(!intact(&parse(&bytes).expect("ours")));
         assert_eq!(parse(b"short"), None);
@@ -128,7 +141,9 @@ mod tests {
     #[test]
     fn sizes_are_those_of_s1ap() {
         let sizes: Vec<usize> = (0..2000).map(|s| data(0, 0, s).len()).collect();
-        assert!(sizes.iter().all(|n| (20..=1400).contains(n) || (5_000..=20_000).contains(n)));
+        assert!(sizes
+            .iter()
+            .all(|n| (20..=1400).contains(n) || (5_000..=20_000).contains(n)));
         assert!(sizes.iter().any(|n| *n > 5_000));
     }
 }

@@ -73,15 +73,30 @@ impl AsFd for Socket {
 impl Socket {
     /// A new one-to-one socket with the options both programs use.
     fn new(addr: &SocketAddr) -> io::Result<Self> {
-        let family = if addr.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        let family = if addr.is_ipv4() {
+            libc::AF_INET
+        } else {
+            libc::AF_INET6
+        };
         // SAFETY: no pointers are passed.
-        let fd = owned(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_SCTP) })?;
+        let fd = owned(unsafe {
+            libc::socket(
+                family,
+                libc::SOCK_STREAM | libc::SOCK_CLOEXEC,
+                libc::IPPROTO_SCTP,
+            )
+        })?;
         let socket = Self(fd);
         if addr.is_ipv6() {
             socket.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1i32)?;
         }
         socket.set(libc::SOL_SOCKET, libc::SO_REUSEADDR, &1i32)?;
-        let init = InitMsg { num_ostreams: STREAMS, max_instreams: STREAMS, max_attempts: 0, max_init_timeo: 0 };
+        let init = InitMsg {
+            num_ostreams: STREAMS,
+            max_instreams: STREAMS,
+            max_attempts: 0,
+            max_init_timeo: 0,
+        };
         socket.set(libc::IPPROTO_SCTP, SCTP_INITMSG, &init)?;
         socket.prepare()?;
         Ok(socket)
@@ -98,8 +113,16 @@ impl Socket {
     fn set<T>(&self, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
         let len = libc::socklen_t::try_from(mem::size_of::<T>()).map_err(io::Error::other)?;
         // SAFETY: the kernel reads `len` bytes of `value`, which are all plain data.
-        check(unsafe { libc::setsockopt(self.0.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), len) })
-            .map(|_| ())
+        check(unsafe {
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                level,
+                name,
+                std::ptr::from_ref(value).cast(),
+                len,
+            )
+        })
+        .map(|_| ())
     }
 
     /// Makes the socket non-blocking.
@@ -107,7 +130,8 @@ impl Socket {
         // SAFETY: no pointers are passed.
         let flags = check(unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_GETFL) })?;
         // SAFETY: no pointers are passed.
-        check(unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(|_| ())
+        check(unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) })
+            .map(|_| ())
     }
 
     /// A non-blocking listener.
@@ -133,7 +157,14 @@ impl Socket {
     pub fn accept(&self) -> io::Result<Option<Self>> {
         let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         // SAFETY: the peer's address is not asked for.
-        let ret = unsafe { libc::accept4(self.0.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) };
+        let ret = unsafe {
+            libc::accept4(
+                self.0.as_raw_fd(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                flags,
+            )
+        };
         match owned(ret) {
             Ok(fd) => {
                 let socket = Self(fd);
@@ -148,17 +179,31 @@ impl Socket {
     fn with_addr(
         &self,
         addr: SocketAddr,
-        call: unsafe extern "C" fn(libc::c_int, *const libc::sockaddr, libc::socklen_t) -> libc::c_int,
+        call: unsafe extern "C" fn(
+            libc::c_int,
+            *const libc::sockaddr,
+            libc::socklen_t,
+        ) -> libc::c_int,
     ) -> io::Result<()> {
         let (storage, len) = sockaddr(addr);
         // SAFETY: `storage` holds a socket address of `len` bytes, and bind and connect only read it.
-        check(unsafe { call(self.0.as_raw_fd(), std::ptr::from_ref(&storage).cast(), len) }).map(|_| ())
+        check(unsafe { call(self.0.as_raw_fd(), std::ptr::from_ref(&storage).cast(), len) })
+            .map(|_| ())
     }
 
     /// Sends one message; false when the socket takes no more now.
     pub fn send(&self, stream: u16, bytes: &[u8]) -> io::Result<bool> {
-        let info = SndInfo { sid: stream, flags: 0, ppid: 18u32.to_be(), context: 0, assoc_id: 0 };
-        let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let info = SndInfo {
+            sid: stream,
+            flags: 0,
+            ppid: 18u32.to_be(),
+            context: 0,
+            assoc_id: 0,
+        };
+        let mut iov = libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
         let mut control = [0u64; 8];
         // SAFETY: all-zero is a valid msghdr.
         let mut msg: libc::msghdr = unsafe { mem::zeroed() };
@@ -174,7 +219,9 @@ impl Socket {
             (*cmsg).cmsg_level = libc::IPPROTO_SCTP;
             (*cmsg).cmsg_type = SCTP_SNDINFO;
             (*cmsg).cmsg_len = libc::CMSG_LEN(size) as usize;
-            libc::CMSG_DATA(cmsg).cast::<SndInfo>().write_unaligned(info);
+            libc::CMSG_DATA(cmsg)
+                .cast::<SndInfo>()
+                .write_unaligned(info);
         }
         // SAFETY: every pointer in `msg` lives over the call; sendmsg only reads the data.
         let n = unsafe { libc::sendmsg(self.0.as_raw_fd(), &msg, libc::MSG_NOSIGNAL) };
@@ -182,12 +229,19 @@ impl Socket {
             return Ok(true);
         }
         let e = io::Error::last_os_error();
-        if e.kind() == io::ErrorKind::WouldBlock { Ok(false) } else { Err(e) }
+        if e.kind() == io::ErrorKind::WouldBlock {
+            Ok(false)
+        } else {
+            Err(e)
+        }
     }
 
     /// Receives into `buffer`.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        let mut iov = libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        };
         let mut control = [0u64; 32];
         // SAFETY: all-zero is a valid msghdr.
         let mut msg: libc::msghdr = unsafe { mem::zeroed() };
@@ -199,14 +253,21 @@ impl Socket {
         let n = unsafe { libc::recvmsg(self.0.as_raw_fd(), &mut msg, 0) };
         let Ok(len) = usize::try_from(n) else {
             let e = io::Error::last_os_error();
-            return if e.kind() == io::ErrorKind::WouldBlock { Ok(Received::WouldBlock) } else { Err(e) };
+            return if e.kind() == io::ErrorKind::WouldBlock {
+                Ok(Received::WouldBlock)
+            } else {
+                Err(e)
+            };
         };
         Ok(if len == 0 {
             Received::Closed
         } else if msg.msg_flags & MSG_NOTIFICATION != 0 {
             Received::Notification { len }
         } else {
-            Received::Data { len, end: msg.msg_flags & libc::MSG_EOR != 0 }
+            Received::Data {
+                len,
+                end: msg.msg_flags & libc::MSG_EOR != 0,
+            }
         })
     }
 }
@@ -220,7 +281,9 @@ fn sockaddr(addr: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
             let sin = libc::sockaddr_in {
                 sin_family: AF_INET,
                 sin_port: addr.port().to_be(),
-                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(ip.octets()) },
+                sin_addr: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(ip.octets()),
+                },
                 sin_zero: [0; 8],
             };
             // SAFETY: sockaddr_storage is larger than sockaddr_in and at least as aligned.
@@ -232,7 +295,9 @@ fn sockaddr(addr: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
                 sin6_family: AF_INET6,
                 sin6_port: addr.port().to_be(),
                 sin6_flowinfo: 0,
-                sin6_addr: libc::in6_addr { s6_addr: ip.octets() },
+                sin6_addr: libc::in6_addr {
+                    s6_addr: ip.octets(),
+                },
                 sin6_scope_id: 0,
             };
             // SAFETY: sockaddr_storage is larger than sockaddr_in6 and at least as aligned.

@@ -10,7 +10,11 @@ use std::{
 
 /// Turns a libc result into an `io::Result`.
 pub(crate) fn check(ret: libc::c_int) -> io::Result<libc::c_int> {
-    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(ret)
+    }
 }
 
 /// Takes ownership of a new descriptor.
@@ -32,8 +36,15 @@ impl Epoll {
     }
 
     fn ctl(&self, op: libc::c_int, fd: RawFd, token: u64, write: bool) -> io::Result<()> {
-        let events = if write { libc::EPOLLIN | libc::EPOLLOUT } else { libc::EPOLLIN };
-        let mut event = libc::epoll_event { events: events as u32, u64: token };
+        let events = if write {
+            libc::EPOLLIN | libc::EPOLLOUT
+        } else {
+            libc::EPOLLIN
+        };
+        let mut event = libc::epoll_event {
+            events: events as u32,
+            u64: token,
+        };
         // SAFETY: `event` lives over the call.
         check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), op, fd, &mut event) }).map(|_| ())
     }
@@ -54,7 +65,11 @@ impl Epoll {
         // SAFETY: the kernel writes at most 64 events into `events`.
         let n = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), 64, -1) };
         match check(n) {
-            Ok(n) => Ok(events.iter().take(usize::try_from(n).unwrap_or(0)).map(|e| e.u64).collect()),
+            Ok(n) => Ok(events
+                .iter()
+                .take(usize::try_from(n).unwrap_or(0))
+                .map(|e| e.u64)
+                .collect()),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(Vec::new()),
             Err(e) => Err(e),
         }
@@ -64,12 +79,20 @@ impl Epoll {
 /// A timerfd that ticks for ever. It survives a move to a host with another monotonic clock.
 pub fn ticker(period: Duration) -> io::Result<OwnedFd> {
     // SAFETY: no pointers are passed.
-    let fd = owned(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) })?;
+    let fd = owned(unsafe {
+        libc::timerfd_create(
+            libc::CLOCK_MONOTONIC,
+            libc::TFD_NONBLOCK | libc::TFD_CLOEXEC,
+        )
+    })?;
     let period = libc::timespec {
         tv_sec: i64::try_from(period.as_secs()).map_err(io::Error::other)?,
         tv_nsec: i64::from(period.subsec_nanos()),
     };
-    let spec = libc::itimerspec { it_interval: period, it_value: period };
+    let spec = libc::itimerspec {
+        it_interval: period,
+        it_value: period,
+    };
     // SAFETY: `spec` lives over the call, the old value is not asked for.
     check(unsafe { libc::timerfd_settime(fd.as_raw_fd(), 0, &spec, std::ptr::null_mut()) })?;
     Ok(fd)

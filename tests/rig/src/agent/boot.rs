@@ -24,24 +24,46 @@ pub(super) fn boot() -> io::Result<String> {
     let cmdline = fs::read_to_string("/proc/cmdline")?;
     if !cmdline.split_whitespace().any(|w| w == "telecr.probe") {
         enter_root()?;
-        if let Some(name) = cmdline.split_whitespace().find_map(|w| w.strip_prefix("telecr.hostname=")) {
+        if let Some(name) = cmdline
+            .split_whitespace()
+            .find_map(|w| w.strip_prefix("telecr.hostname="))
+        {
             fs::write("/proc/sys/kernel/hostname", name)?;
         }
     }
-    Ok(fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_string())
+    Ok(fs::read_to_string("/proc/sys/kernel/osrelease")?
+        .trim()
+        .to_string())
 }
 
 fn load_modules() -> io::Result<()> {
-    let mut modules: Vec<_> = fs::read_dir(Path::new("/").join(proto::MODULES))?.flatten().map(|e| e.path()).collect();
+    let mut modules: Vec<_> = fs::read_dir(Path::new("/").join(proto::MODULES))?
+        .flatten()
+        .map(|e| e.path())
+        .collect();
     modules.sort();
     for path in modules {
         let file = fs::File::open(&path)?;
-        let flags = if path.extension().is_some_and(|e| e != "ko") { MODULE_INIT_COMPRESSED_FILE } else { 0 };
+        let flags = if path.extension().is_some_and(|e| e != "ko") {
+            MODULE_INIT_COMPRESSED_FILE
+        } else {
+            0
+        };
         // SAFETY: the parameters are an empty C string, the rest are numbers.
-        let ret = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), flags) };
+        let ret = unsafe {
+            libc::syscall(
+                libc::SYS_finit_module,
+                file.as_raw_fd(),
+                c"".as_ptr(),
+                flags,
+            )
+        };
         let error = io::Error::last_os_error();
         if ret < 0 && error.raw_os_error() != Some(libc::EEXIST) {
-            return Err(io::Error::other(format!("cannot load {}: {error}", path.display())));
+            return Err(io::Error::other(format!(
+                "cannot load {}: {error}",
+                path.display()
+            )));
         }
     }
     Ok(())
@@ -70,10 +92,18 @@ fn enter_root() -> io::Result<()> {
     fs::create_dir_all("/dev/shm")?;
     mount("tmpfs", "/dev/shm", "tmpfs", 0)?;
     mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0)?;
-    for (link, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+    for (link, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+    ] {
         let _ = std::os::unix::fs::symlink(target, Path::new("/dev").join(link));
     }
-    std::env::set_var("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    std::env::set_var(
+        "PATH",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    );
     std::env::set_var("HOME", "/root");
     std::env::set_var("LANG", "C.UTF-8");
     Ok(())
@@ -98,7 +128,10 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
             copy_tree(&entry.path(), &target)?;
         } else {
             fs::copy(entry.path(), &target)?;
-            fs::set_permissions(&target, fs::Permissions::from_mode(entry.metadata()?.permissions().mode()))?;
+            fs::set_permissions(
+                &target,
+                fs::Permissions::from_mode(entry.metadata()?.permissions().mode()),
+            )?;
             fs::remove_file(entry.path())?;
         }
     }
@@ -109,11 +142,17 @@ fn mount(source: &str, target: &str, kind: &str, flags: libc::c_ulong) -> io::Re
     if flags & libc::MS_MOVE == 0 {
         fs::create_dir_all(target)?;
     }
-    let (s, t, k) = (CString::new(source)?, CString::new(target)?, CString::new(kind)?);
+    let (s, t, k) = (
+        CString::new(source)?,
+        CString::new(target)?,
+        CString::new(kind)?,
+    );
     // SAFETY: three C strings that live over the call, and no data.
     if unsafe { libc::mount(s.as_ptr(), t.as_ptr(), k.as_ptr(), flags, std::ptr::null()) } < 0 {
         let e = io::Error::last_os_error();
-        return Err(io::Error::other(format!("cannot mount {source} on {target}: {e}")));
+        return Err(io::Error::other(format!(
+            "cannot mount {source} on {target}: {e}"
+        )));
     }
     Ok(())
 }

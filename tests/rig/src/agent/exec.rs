@@ -21,7 +21,12 @@ pub(super) struct Children {
 
 impl Children {
     /// Runs a program to its end. Its output goes through files, so that a daemon it leaves behind delays nothing.
-    pub(super) fn run(&mut self, argv: &[String], input: &[u8], limit: Duration) -> io::Result<(Reply, Vec<u8>)> {
+    pub(super) fn run(
+        &mut self,
+        argv: &[String],
+        input: &[u8],
+        limit: Duration,
+    ) -> io::Result<(Reply, Vec<u8>)> {
         let [stdin, stdout, stderr] = ["/run/rig.in", "/run/rig.out", "/run/rig.err"];
         for path in [stdout, stderr] {
             // A daemon of an earlier call may still write to the old file.
@@ -29,7 +34,10 @@ impl Children {
         }
         fs::write(stdin, input)?;
         let mut command = command(argv)?;
-        command.stdin(File::open(stdin)?).stdout(File::create(stdout)?).stderr(File::create(stderr)?);
+        command
+            .stdin(File::open(stdin)?)
+            .stdout(File::create(stdout)?)
+            .stderr(File::create(stderr)?);
         let began = Instant::now();
         let pid = start(&mut command)?;
         let mut late = false;
@@ -49,14 +57,25 @@ impl Children {
         let mut bytes = fs::read(stdout)?;
         let stdout = bytes.len();
         bytes.extend(fs::read(stderr)?);
-        Ok((Reply::Ended { code, stdout, elapsed_ms, late }, bytes))
+        Ok((
+            Reply::Ended {
+                code,
+                stdout,
+                elapsed_ms,
+                late,
+            },
+            bytes,
+        ))
     }
 
     /// Starts a program and leaves it running.
     pub(super) fn spawn(&mut self, argv: &[String], output: &str) -> io::Result<i32> {
         let out = File::create(output)?;
         let mut command = command(argv)?;
-        command.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
+        command
+            .stdin(Stdio::null())
+            .stderr(out.try_clone()?)
+            .stdout(out);
         start(&mut command)
     }
 
@@ -74,14 +93,20 @@ impl Children {
             if pid <= 0 {
                 return;
             }
-            let code = if libc::WIFSIGNALED(status) { 128 + libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
+            let code = if libc::WIFSIGNALED(status) {
+                128 + libc::WTERMSIG(status)
+            } else {
+                libc::WEXITSTATUS(status)
+            };
             self.ended.insert(pid, code);
         }
     }
 }
 
 fn command(argv: &[String]) -> io::Result<Command> {
-    let (program, args) = argv.split_first().ok_or_else(|| io::Error::other("no program named"))?;
+    let (program, args) = argv
+        .split_first()
+        .ok_or_else(|| io::Error::other("no program named"))?;
     let mut command = Command::new(program);
     command.args(args).current_dir("/");
     Ok(command)
@@ -90,8 +115,16 @@ fn command(argv: &[String]) -> io::Result<Command> {
 fn start(command: &mut Command) -> io::Result<i32> {
     // SAFETY: setsid is async-signal-safe and touches no memory.
     unsafe {
-        command.pre_exec(|| if libc::setsid() < 0 { Err(io::Error::last_os_error()) } else { Ok(()) });
+        command.pre_exec(|| {
+            if libc::setsid() < 0 {
+                Err(io::Error::last_os_error())
+            } else {
+                Ok(())
+            }
+        });
     }
-    let child = command.spawn().map_err(|e| io::Error::other(format!("{}: {e}", command.get_program().to_string_lossy())))?;
+    let child = command.spawn().map_err(|e| {
+        io::Error::other(format!("{}: {e}", command.get_program().to_string_lossy()))
+    })?;
     i32::try_from(child.id()).map_err(io::Error::other)
 }

@@ -26,7 +26,12 @@ pub fn run() -> io::Result<()> {
         let (request, bytes): (Request, _) = proto::read(&mut port)?;
         let (reply, bytes) = match serve(&mut children, request, &bytes) {
             Ok(answer) => answer,
-            Err(e) => (Reply::Failed { error: e.to_string() }, Vec::new()),
+            Err(e) => (
+                Reply::Failed {
+                    error: e.to_string(),
+                },
+                Vec::new(),
+            ),
         };
         proto::write(&mut port, &reply, &bytes)?;
     }
@@ -43,9 +48,15 @@ pub fn power_off() {
 
 fn serve(children: &mut Children, request: Request, bytes: &[u8]) -> io::Result<(Reply, Vec<u8>)> {
     let reply = match request {
-        Request::Run { argv, limit_ms } => return children.run(&argv, bytes, Duration::from_millis(limit_ms)),
-        Request::Spawn { argv, output } => Reply::Started { pid: children.spawn(&argv, &output)? },
-        Request::Status { pid } => Reply::Status { code: children.status(pid) },
+        Request::Run { argv, limit_ms } => {
+            return children.run(&argv, bytes, Duration::from_millis(limit_ms))
+        }
+        Request::Spawn { argv, output } => Reply::Started {
+            pid: children.spawn(&argv, &output)?,
+        },
+        Request::Status { pid } => Reply::Status {
+            code: children.status(pid),
+        },
         Request::Signal { pid, signal } => {
             // SAFETY: no pointers are passed.
             if unsafe { libc::kill(pid, signal) } < 0 {
@@ -74,11 +85,18 @@ fn open_port() -> io::Result<File> {
             let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
             if name.trim() == proto::PORT {
                 let dev = Path::new("/dev").join(entry.file_name());
-                return OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(dev);
+                return OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .custom_flags(libc::O_CLOEXEC)
+                    .open(dev);
             }
         }
         if began.elapsed() > Duration::from_secs(10) {
-            return Err(io::Error::other(format!("no virtio-serial port is called {}", proto::PORT)));
+            return Err(io::Error::other(format!(
+                "no virtio-serial port is called {}",
+                proto::PORT
+            )));
         }
         thread::sleep(Duration::from_millis(20));
     }

@@ -6,7 +6,9 @@ fn main() {
         eprintln!("rig-agent: only runs as a guest's first process; see `cargo rig --help`");
         std::process::exit(2);
     }
-    let Err(e) = telecr_rig::agent::run() else { return };
+    let Err(e) = telecr_rig::agent::run() else {
+        return;
+    };
     eprintln!("rig-agent: {e}");
     telecr_rig::agent::power_off();
 }

@@ -42,7 +42,10 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     migrate::must("source", "criu dump --leave-running", &usual)?;
     outcome.figure("dump_ms", usual.elapsed_ms);
     mme::runs_on(lab, &talk).context("after --leave-running")?;
-    tell.step(&format!("--leave-running: {} ms, the server runs on", usual.elapsed_ms));
+    tell.step(&format!(
+        "--leave-running: {} ms, the server runs on",
+        usual.elapsed_ms
+    ));
 
     leave_stopped(lab, &talk)?;
     tell.step("--leave-stopped, SIGCONT: the server runs on");
@@ -58,7 +61,9 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
         killed(lab, &talk, after).with_context(|| format!("CRIU killed after {after} ms"))?;
     }
     outcome.figure("kills", KILLS);
-    tell.step(&format!("CRIU killed at {KILLS} points of the dump: the server runs on each time"));
+    tell.step(&format!(
+        "CRIU killed at {KILLS} points of the dump: the server runs on each time"
+    ));
 
     in_place(lab, &talk, outcome)?;
     tell.step("dump and restore in place: the server is back");
@@ -74,33 +79,72 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
 fn leave_stopped(lab: &mut Lab, talk: &Talk) -> Result<()> {
     let out = migrate::dump(&mut lab.source, talk.server, &["--leave-stopped"])?;
     migrate::must("source", "criu dump --leave-stopped", &out)?;
-    let state = lab.source.sh(&format!("cut -d ' ' -f 3 /proc/{}/stat", talk.server))?;
-    ensure!(state.trim() == "T", "after --leave-stopped the server is in state {}", state.trim());
+    let state = lab
+        .source
+        .sh(&format!("cut -d ' ' -f 3 /proc/{}/stat", talk.server))?;
+    ensure!(
+        state.trim() == "T",
+        "after --leave-stopped the server is in state {}",
+        state.trim()
+    );
     lab.source.signal(talk.server, libc::SIGCONT)?;
     mme::runs_on(lab, talk).context("after --leave-stopped and SIGCONT")
 }
 
 fn failing_script(lab: &mut Lab, talk: &Talk) -> Result<()> {
     let script = "/var/tmp/post-dump";
-    lab.source.put(script, 0o755, b"#!/bin/sh\n[ \"$CRTOOLS_SCRIPT_ACTION\" != post-dump ]\n")?;
+    lab.source.put(
+        script,
+        0o755,
+        b"#!/bin/sh\n[ \"$CRTOOLS_SCRIPT_ACTION\" != post-dump ]\n",
+    )?;
     let out = migrate::dump(&mut lab.source, talk.server, &["--action-script", script])?;
-    ensure!(out.code != 0, "criu dump succeeded although its post-dump script failed");
+    ensure!(
+        out.code != 0,
+        "criu dump succeeded although its post-dump script failed"
+    );
     mme::runs_on(lab, talk).context("after a failing post-dump script")
 }
 
 fn full_disk(lab: &mut Lab, talk: &Talk) -> Result<()> {
     let dir = "/var/tmp/small";
-    lab.source.sh(&format!("mkdir -p {dir}; mount -t tmpfs -o size=96k tmpfs {dir}"))?;
+    lab.source.sh(&format!(
+        "mkdir -p {dir}; mount -t tmpfs -o size=96k tmpfs {dir}"
+    ))?;
     let pid = talk.server.to_string();
-    let out = lab.source.run(&["criu", "dump", "-t", &pid, "-D", dir, "-v4", "-o", "/var/tmp/small.log"])?;
-    ensure!(out.code != 0, "criu dump succeeded without space for its images");
+    let out = lab.source.run(&[
+        "criu",
+        "dump",
+        "-t",
+        &pid,
+        "-D",
+        dir,
+        "-v4",
+        "-o",
+        "/var/tmp/small.log",
+    ])?;
+    ensure!(
+        out.code != 0,
+        "criu dump succeeded without space for its images"
+    );
     lab.source.sh(&format!("umount {dir}"))?;
     mme::runs_on(lab, talk).context("after a dump that ran out of space")
 }
 
 fn killed(lab: &mut Lab, talk: &Talk, after_ms: u64) -> Result<()> {
     let pid = talk.server.to_string();
-    let argv = ["criu", "dump", "--leave-running", "-t", &pid, "-D", IMAGES, "-v4", "-o", "killed.log"];
+    let argv = [
+        "criu",
+        "dump",
+        "--leave-running",
+        "-t",
+        &pid,
+        "-D",
+        IMAGES,
+        "-v4",
+        "-o",
+        "killed.log",
+    ];
     let criu = lab.source.spawn(&argv, "/dev/null")?;
     thread::sleep(Duration::from_millis(after_ms));
     lab.source.signal(criu, libc::SIGKILL)?;

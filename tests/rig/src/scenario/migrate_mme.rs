@@ -19,14 +19,21 @@ use crate::{
 };
 
 /// A wire with some length, so that there is always something under way when the dump begins.
-const WIRE: Wire = Wire { delay: Duration::from_millis(2), loss: 0 };
+const WIRE: Wire = Wire {
+    delay: Duration::from_millis(2),
+    loss: 0,
+};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "sctp-migrate-mme",
     about: "an MME-like server moves while 16 eNBs keep talking",
     in_all: true,
     keep: false,
-    plan: Plan { needs: Needs::Everything, dest: true, wire: WIRE },
+    plan: Plan {
+        needs: Needs::Everything,
+        dest: true,
+        wire: WIRE,
+    },
     run,
 };
 
@@ -35,7 +42,11 @@ pub(super) const DEMO: Scenario = Scenario {
     about: "an MME moves from one machine to another, and its 16 eNBs do not notice",
     in_all: false,
     keep: true,
-    plan: Plan { needs: Needs::Everything, dest: true, wire: WIRE },
+    plan: Plan {
+        needs: Needs::Everything,
+        dest: true,
+        wire: WIRE,
+    },
     run: demo,
 };
 
@@ -45,17 +56,25 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let talking = SystemTime::now();
     thread::sleep(Duration::from_secs(3));
     let before = mme::snapshot(&mut lab.peer, talk.peer)?;
-    let what = Move { pid: talk.server, addresses: &mme::addresses(), files: &[] };
+    let what = Move {
+        pid: talk.server,
+        addresses: &mme::addresses(),
+        files: &[],
+    };
     let window = migrate::migrate(lab, &what, outcome, tell)?;
     thread::sleep(Duration::from_secs(4));
     let after = mme::settle(lab, &talk)?;
     tell.step("peer:   both sides stopped and compared what they sent with what arrived");
     let wire = lab.wire(mme::PORT, window.began, SystemTime::now())?;
-    let since = SystemTime::now().duration_since(talking).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(talking)
+        .unwrap_or_default();
     outcome.figure("talked_s", since.as_secs());
     mme::judge(&before, &after, outcome);
     wire.judge(outcome);
-    outcome.require(wire.senders == 2, || format!("{} hosts sent as the service, not 2", wire.senders));
+    outcome.require(wire.senders == 2, || {
+        format!("{} hosts sent as the service, not 2", wire.senders)
+    });
     Ok(())
 }
 
@@ -85,7 +104,9 @@ fn table(outcome: &Outcome, tell: &Narrator) {
     ];
     tell.heading("");
     for (words, name, unit) in rows {
-        let value = outcome.get(name).map_or_else(|| "?".to_string(), ToString::to_string);
+        let value = outcome
+            .get(name)
+            .map_or_else(|| "?".to_string(), ToString::to_string);
         tell.heading(&format!("  {words:34}{value:>10}{unit}"));
     }
     tell.heading("");

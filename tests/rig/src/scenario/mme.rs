@@ -29,12 +29,25 @@ pub struct Talk {
 
 /// Gives the source the address that moves and starts both programs.
 pub fn start(lab: &mut Lab) -> Result<Talk> {
-    lab.source.sh(&format!("rm -f {STATUS}; {}", migrate::addresses("add", &addresses())))?;
+    lab.source.sh(&format!(
+        "rm -f {STATUS}; {}",
+        migrate::addresses("add", &addresses())
+    ))?;
     lab.peer.sh(&format!("rm -f {STATUS}"))?;
     let (listen4, listen6) = (format!("{SERVICE4}:{PORT}"), format!("[{SERVICE6}]:{PORT}"));
-    let argv = ["mme-server", "--listen", &listen4, "--listen", &listen6, "--status", STATUS];
+    let argv = [
+        "mme-server",
+        "--listen",
+        &listen4,
+        "--listen",
+        &listen6,
+        "--status",
+        STATUS,
+    ];
     let server = lab.source.spawn(&argv, "/dev/null")?;
-    lab.source.until("the server to listen", 10.0, |guest| Ok(guest.get(STATUS).is_ok()))?;
+    lab.source.until("the server to listen", 10.0, |guest| {
+        Ok(guest.get(STATUS).is_ok())
+    })?;
     let (bind4, bind6) = (format!("{PEER4}:40000"), format!("[{PEER6}]:40000"));
     let count = ASSOCIATIONS.to_string();
     let argv = [
@@ -46,7 +59,10 @@ pub fn start(lab: &mut Lab) -> Result<Talk> {
     let peer = lab.peer.spawn(&argv, "/var/tmp/enb-peer.log")?;
     lab.peer.until("all associations to be up", 30.0, |guest| {
         if let Some(code) = guest.ended(peer)? {
-            anyhow::bail!("enb-peer ended with {code}: {}", guest.sh("cat /var/tmp/enb-peer.log")?);
+            anyhow::bail!(
+                "enb-peer ended with {code}: {}",
+                guest.sh("cat /var/tmp/enb-peer.log")?
+            );
         }
         Ok(guest.get(STATUS).is_ok())
     })?;
@@ -77,7 +93,11 @@ pub fn runs_on(lab: &mut Lab, talk: &Talk) -> Result<()> {
         let from = snapshot(guest, pid)?;
         guest.until("the conversation to go on", 30.0, |g| {
             let now = snapshot(g, pid)?;
-            anyhow::ensure!(now.established == ASSOCIATIONS, "only {} associations are left", now.established);
+            anyhow::ensure!(
+                now.established == ASSOCIATIONS,
+                "only {} associations are left",
+                now.established
+            );
             Ok(now.received >= from.received + enough && now.sent >= from.sent + enough)
         })?;
     }
@@ -89,10 +109,11 @@ pub fn settle(lab: &mut Lab, talk: &Talk) -> Result<Status> {
     lab.peer.signal(talk.peer, libc::SIGUSR2)?;
     let mut status = Status::default();
     let before = read(&mut lab.peer)?.snapshot;
-    lab.peer.until("both sides to agree on the totals", 30.0, |g| {
-        status = read(g)?;
-        Ok(status.snapshot > before)
-    })?;
+    lab.peer
+        .until("both sides to agree on the totals", 30.0, |g| {
+            status = read(g)?;
+            Ok(status.snapshot > before)
+        })?;
     Ok(status)
 }
 
@@ -110,11 +131,22 @@ pub fn judge(before: &Status, after: &Status, outcome: &mut Outcome) {
     outcome.zero("reordered", up.reordered + down.reordered);
     outcome.zero("corrupted", up.corrupted + down.corrupted);
     outcome.figure("peer_gap_ms", after.gap_ms);
-    outcome.require(after.settled, || "the two sides did not agree on the totals".into());
-    outcome.require(after.established == ASSOCIATIONS, || format!("{} associations are left", after.established));
-    outcome.require(up.received > 0 && down.received > 0, || "nothing was said in one direction".into());
-    outcome.require(after.events == before.events, || {
-        format!("the peer noticed: {:?} became {:?}", before.events, after.events)
+    outcome.require(after.settled, || {
+        "the two sides did not agree on the totals".into()
     });
-    outcome.require(after.errors.is_empty(), || format!("the peer met errors: {}", after.errors.join("; ")));
+    outcome.require(after.established == ASSOCIATIONS, || {
+        format!("{} associations are left", after.established)
+    });
+    outcome.require(up.received > 0 && down.received > 0, || {
+        "nothing was said in one direction".into()
+    });
+    outcome.require(after.events == before.events, || {
+        format!(
+            "the peer noticed: {:?} became {:?}",
+            before.events, after.events
+        )
+    });
+    outcome.require(after.errors.is_empty(), || {
+        format!("the peer met errors: {}", after.errors.join("; "))
+    });
 }

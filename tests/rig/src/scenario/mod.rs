@@ -16,7 +16,12 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{cache, lab::{Lab, Plan}, narrate::Narrator, outcome::Outcome};
+use crate::{
+    cache,
+    lab::{Lab, Plan},
+    narrate::Narrator,
+    outcome::Outcome,
+};
 
 /// One scenario.
 pub struct Scenario {
@@ -90,8 +95,15 @@ fn folder(name: &str) -> Result<PathBuf> {
     fs::create_dir_all(&runs)?;
     for entry in fs::read_dir(&runs)?.flatten() {
         let file = entry.file_name().to_string_lossy().into_owned();
-        let over = |pid: &str| pid.parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
-        if file.strip_prefix(name).and_then(|rest| rest.strip_prefix('-')).is_some_and(over) {
+        let over = |pid: &str| {
+            pid.parse::<u32>()
+                .is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        };
+        if file
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix('-'))
+            .is_some_and(over)
+        {
             cache::remove(&entry.path())?;
         }
     }

@@ -24,7 +24,14 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "16 associations on a stock kernel, nobody moves",
     in_all: true,
     keep: false,
-    plan: Plan { needs: Needs::Workloads, dest: false, wire: Wire { delay: Duration::from_millis(1), loss: 0 } },
+    plan: Plan {
+        needs: Needs::Workloads,
+        dest: false,
+        wire: Wire {
+            delay: Duration::from_millis(1),
+            loss: 0,
+        },
+    },
     run,
 };
 
@@ -33,7 +40,14 @@ pub(super) const PATCHED: Scenario = Scenario {
     about: "the same on the patched sctp.ko, with repair mode unused",
     in_all: true,
     keep: false,
-    plan: Plan { needs: Needs::Patched, dest: false, wire: Wire { delay: Duration::from_millis(1), loss: 0 } },
+    plan: Plan {
+        needs: Needs::Patched,
+        dest: false,
+        wire: Wire {
+            delay: Duration::from_millis(1),
+            loss: 0,
+        },
+    },
     run,
 };
 

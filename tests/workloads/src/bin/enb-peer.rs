@@ -44,7 +44,8 @@ fn main() -> anyhow::Result<()> {
     let pairs = options.bind.iter().zip(&options.connect).cycle();
     for (number, (bind, to)) in (0..options.associations).zip(pairs) {
         let from = SocketAddr::new(bind.ip(), bind.port() + number);
-        let socket = connect(from, *to).with_context(|| format!("cannot connect from {from} to {to}"))?;
+        let socket =
+            connect(from, *to).with_context(|| format!("cannot connect from {from} to {to}"))?;
         assocs.push((socket, u32::from(number) + 1));
     }
     let mut engine = Engine::new("enb-peer", options.status, options.rate)?;
