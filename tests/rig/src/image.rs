@@ -160,7 +160,7 @@ fn pick_modules(dir: &Path) -> Result<()> {
 }
 
 /// Package sources for the guests: the mirror the host itself uses.
-fn sources() -> Result<String> {
+pub fn sources() -> Result<String> {
     let files = Path::new("/etc/apt");
     let mut text = fs::read_to_string(files.join("sources.list")).unwrap_or_default();
     let mut deb822 = String::new();

@@ -2,6 +2,7 @@
 //! The scenarios and how one is run.
 
 mod bad_input;
+mod dkms;
 mod local;
 mod migrate_mme;
 mod migrate_socat;
@@ -45,6 +46,7 @@ pub const ALL: &[Scenario] = &[
     migrate_socat::SCENARIO,
     migrate_mme::SCENARIO,
     bad_input::SCENARIO,
+    dkms::SCENARIO,
     migrate_mme::DEMO,
 ];
 
