@@ -102,7 +102,7 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
     .concat();
     let all = needs == Needs::Everything;
     let made = cargo(if all { &everything } else { &workloads }, &[])?;
-    for name in ["mme-server", "enb-peer"] {
+    for name in ["mme-server", "enb-peer", "socket-zoo"] {
         payload.add(&format!("/usr/bin/{name}"), 0o755, &find(&made, name)?)?;
     }
     if all {

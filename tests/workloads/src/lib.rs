@@ -11,3 +11,4 @@ pub mod message;
 pub mod report;
 pub mod sctp;
 pub mod sys;
+pub mod zoo;

@@ -102,6 +102,23 @@ impl Socket {
         Ok(socket)
     }
 
+    /// A socket that is neither bound nor connected, of the address's family.
+    pub fn fresh(like: &SocketAddr) -> io::Result<Self> {
+        Self::new(like)
+    }
+
+    /// A bound socket that does not listen.
+    pub fn bound(addr: SocketAddr) -> io::Result<Self> {
+        let socket = Self::new(&addr)?;
+        socket.bind(addr)?;
+        Ok(socket)
+    }
+
+    /// Binds the socket.
+    pub fn bind(&self, addr: SocketAddr) -> io::Result<()> {
+        self.with_addr(addr, libc::bind)
+    }
+
     /// Options that also hold for accepted sockets: notifications, stream numbers, no delay.
     fn prepare(&self) -> io::Result<()> {
         // data_io off; association, address, send failure, peer error, shutdown, partial delivery on.

@@ -7,6 +7,7 @@ mod local;
 mod migrate_mme;
 mod migrate_socat;
 mod mme;
+mod sockets;
 mod stock;
 
 use std::{
@@ -43,6 +44,7 @@ pub const ALL: &[Scenario] = &[
     stock::SCENARIO,
     stock::PATCHED,
     local::SCENARIO,
+    sockets::SCENARIO,
     migrate_socat::SCENARIO,
     migrate_mme::SCENARIO,
     bad_input::SCENARIO,
