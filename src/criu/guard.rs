@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The guard: a small process that outlives CRIU and leaves no socket frozen
+//! in a living task, whatever became of CRIU.
+//!
+//! It is forked before the first exchange and so holds copies of everything in
+//! the plan. It is no child of CRIU (CRIU waits for *any* child when it kills
+//! the tasks), holds none of its descriptors (podman waits for the RPC socket
+//! to close), and is in a session of its own.
+//!
+//! It notices CRIU's death through the end of a socket pair, which the kernel
+//! closes just before it lets the traced tasks run, and runs at real-time
+//! priority so that they do not get far with placeholders.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::error::{Context, Result};
+use super::journal::{Journal, Phase};
+use super::scan::Plan;
+use super::{logger, names, rescue, sys};
+
+/// How sockets of a kind are frozen and thawed.
+pub(crate) trait Ice {
+    /// Freezes a socket, or refuses and leaves it as it was.
+    fn freeze(&mut self, socket: BorrowedFd<'_>) -> Result<()>;
+    /// Thaws a socket; `wake` when it was frozen so long that the peer's timers
+    /// may have backed off.
+    fn thaw(&mut self, socket: BorrowedFd<'_>, wake: bool) -> Result<()>;
+}
+
+/// Opens the way to freeze and thaw. The guard has one of its own.
+pub(crate) type OpenIce = fn() -> Result<Box<dyn Ice>>;
+
+/// CRIU's handle on the guard. Dropping it tells the guard to look again.
+pub(crate) struct Guard {
+    line: UnixStream,
+}
+
+/// What the guard was told at its birth.
+pub(crate) struct Orders<'a> {
+    /// Everything that was found.
+    pub plan: &'a Plan,
+    /// How far CRIU is.
+    pub journal: &'a Journal,
+    /// How to thaw.
+    pub ice: OpenIce,
+    /// CRIU means to leave the tasks stopped: a stopped task is then no living
+    /// one yet, for it may still be killed and restored elsewhere.
+    pub stays_stopped: bool,
+}
+
+impl Guard {
+    /// Forks the guard and waits until it watches.
+    pub(crate) fn start(orders: &Orders<'_>) -> Result<Self> {
+        let (mut line, theirs) = UnixStream::pair().doing(|| "cannot make a socket pair")?;
+        let criu = sys::pidfd_open(sys::my_pid()).doing(|| "cannot open our own process")?;
+        let criu_pid = sys::my_pid();
+        sys::fork_orphan(|| {
+            let run = || stand_guard(orders, &theirs, &criu, criu_pid);
+            // An unwinding panic must not reach CRIU's frames, not even in a copy of them.
+            let _ = catch_unwind(AssertUnwindSafe(run));
+        })
+        .doing(|| "cannot fork the guard")?;
+        drop(theirs);
+        let mut ready = [0];
+        line.read_exact(&mut ready).doing(|| "the guard ended before it was ready")?;
+        Ok(Guard { line })
+    }
+
+    /// Makes the guard look at the journal.
+    pub(crate) fn nudge(&mut self) -> Result<()> {
+        self.line.write_all(b"n").doing(|| "the guard is gone")
+    }
+}
+
+/// The guard's life, after the fork.
+fn stand_guard(orders: &Orders<'_>, line: &UnixStream, criu: &OwnedFd, criu_pid: i32) {
+    logger::leave_criu();
+    if let Err(e) = settle(orders.plan, line, criu) {
+        log::error!("the guard cannot settle: {e}");
+        return;
+    }
+    // The other end is CRIU's alone now: `settle` has closed our copy.
+    if (&*line).write_all(b"r").is_err() {
+        return;
+    }
+    wait_for_work(orders, line, criu);
+    match orders.journal.phase() {
+        Phase::Cancelled => {}
+        Phase::Returned => rescue::watch(orders, criu_pid, criu),
+        Phase::Working => rescue::rescue(orders, criu),
+    }
+}
+
+/// Returns when CRIU is gone or has said that it needs no watching any more.
+fn wait_for_work(orders: &Orders<'_>, line: &UnixStream, criu: &OwnedFd) {
+    while orders.journal.phase() == Phase::Working {
+        let Ok(ready) = sys::wait_readable(&[line.as_fd(), criu.as_fd()], -1) else { return };
+        if ready.get(1) == Some(&true) {
+            return;
+        }
+        let mut byte = [0];
+        if ready.first() == Some(&true) && !matches!((&*line).read(&mut byte), Ok(1)) {
+            return;
+        }
+    }
+}
+
+/// Lets go of everything that is CRIU's.
+fn settle(plan: &Plan, line: &UnixStream, criu: &OwnedFd) -> Result<()> {
+    sys::own_session(names::GUARD).doing(|| "cannot leave CRIU's session")?;
+    rename_command_line();
+    let mut keep = vec![line.as_raw_fd(), criu.as_raw_fd()];
+    for socket in &plan.sockets {
+        keep.extend([socket.file.as_raw_fd(), socket.placeholder.as_raw_fd()]);
+    }
+    keep.extend(plan.tasks.iter().map(|t| t.pidfd.as_raw_fd()));
+    keep.extend(plan.sets.iter().map(|s| s.file.as_raw_fd()));
+    sys::close_all_but(keep).doing(|| "cannot close CRIU's descriptors")?;
+    null_stdio().doing(|| "cannot open /dev/null")?;
+    std::env::set_current_dir("/").doing(|| "cannot leave CRIU's directory")
+}
+
+/// The three standard numbers name `/dev/null`, unless one of ours is there.
+fn null_stdio() -> io::Result<()> {
+    loop {
+        let file = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        if file.as_raw_fd() > 2 {
+            return Ok(());
+        }
+        // Stays open for good.
+        let _: RawFd = std::os::fd::IntoRawFd::into_raw_fd(file);
+    }
+}
+
+/// Overwrites the arguments inherited from CRIU, so that `pkill -f criu` does
+/// not take the guard along. Best effort.
+fn rename_command_line() {
+    let write = || -> io::Result<()> {
+        let stat = fs::read_to_string("/proc/self/stat")?;
+        let Some((start, end)) = argument_area(&stat) else { return Ok(()) };
+        let len = usize::try_from(end.saturating_sub(start)).unwrap_or(0).min(1 << 20);
+        let mut text = vec![0u8; len];
+        for (to, from) in text.iter_mut().zip(names::GUARD.bytes()) {
+            *to = from;
+        }
+        File::options().write(true).open("/proc/self/mem")?.write_all_at(&text, start)
+    };
+    if let Err(e) = write() {
+        log::debug!("the guard keeps CRIU's command line: {e}");
+    }
+}
+
+/// Where the arguments lie, from `/proc/self/stat` (fields 48 and 49).
+fn argument_area(stat: &str) -> Option<(u64, u64)> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(45);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// Tells the guard that there is nothing to do, whatever happens next.
+pub(crate) fn dismiss(guard: Guard, journal: &Journal) {
+    journal.set_phase(Phase::Cancelled);
+    drop(guard);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_found_in_stat() {
+        let mut stat = "1 (a ) b) S".to_string();
+        for n in 4..60 {
+            stat.push_str(&format!(" {n}"));
+        }
+        assert_eq!(argument_area(&stat), Some((48, 49)));
+        assert_eq!(argument_area("x"), None);
+    }
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! telecr's side of CRIU: what the plugin's hooks call.
+//!
+//! CRIU refuses SCTP sockets before it asks any plugin, but offers plugins
+//! every file of a kind it does not know. So while the processes stand still
+//! each SCTP socket is exchanged for a placeholder of such a kind
+//! ([`dump::Dump::checkpoint`]), CRIU then asks us to dump the placeholder
+//! ([`dump::Dump::file`]), and at the end the sockets go back
+//! ([`dump::Dump::finish`]).
+//!
+//! | module | idea |
+//! |---|---|
+//! | `scan` | which sockets, held where, watched by which epoll sets |
+//! | `handover` | the exchange, there and back |
+//! | `epoll` | moving watches of epoll sets |
+//! | `inject`, `ptrace`, `arch` | system calls run by a stopped thread |
+//! | `journal` | what the guard must know when CRIU dies at this very moment |
+//! | `guard`, `rescue` | the process that mends things when CRIU is gone |
+//! | `dump`, `restore` | the hooks' work, in the order CRIU calls them |
+//! | `proc`, `sys` | what the kernel says, and how it is asked |
+
+mod arch;
+pub mod dump;
+mod epoll;
+mod error;
+mod guard;
+mod handover;
+mod inject;
+mod journal;
+pub mod logger;
+pub mod names;
+mod proc;
+mod ptrace;
+mod rescue;
+pub mod restore;
+mod scan;
+mod sys;
+
+pub use error::{Error, Result};
+
+#[cfg(test)]
+mod tests;

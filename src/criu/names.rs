@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Names others see: image files, the inventory, the guard.
+
+/// The plugin's name, in CRIU's log and in its inventory image.
+pub const PLUGIN: &str = "telecr";
+
+/// The guard's name in process lists (at most 15 bytes).
+pub(crate) const GUARD: &str = "telecr-guard";
+
+const PREFIX: &str = "telecr-sctp-";
+const SUFFIX: &str = ".img";
+
+/// The id in the name of an image file of ours.
+pub(crate) fn image_id(name: &str) -> Option<i32> {
+    name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_and_back() {
+        assert_eq!(image_id(&crate::image::sctp_file_name(42)), Some(42));
+        assert_eq!(image_id("telecr-sctp-x.img"), None);
+        assert_eq!(image_id("core-1.img"), None);
+        assert!(GUARD.len() <= 15);
+    }
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Restore: verify all images before anything happens, build each socket in its
+//! task, wake them all when the tasks stand ready to run.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{BufReader, ErrorKind};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use super::error::{Context, Error, Result};
+use super::{names, proc, sys};
+use crate::image;
+use crate::sctp::repair::Repair;
+
+/// At init: walks every image in the directory and checks that this kernel can
+/// take them. Answers how many there are.
+///
+/// # Errors
+/// The first damaged or foreign image, or what the host lacks.
+pub fn verify(dir: BorrowedFd<'_>) -> Result<usize> {
+    let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+    let mut count = 0;
+    for entry in fs::read_dir(&path).doing(|| "cannot list the image directory")? {
+        let name = entry.doing(|| "cannot list the image directory")?.file_name();
+        let Some(name) = name.to_str().filter(|n| names::image_id(n).is_some()) else { continue };
+        image::verify(&path.join(name), image::KIND_SCTP)
+            .map_err(|source| Error::Image { what: name.into(), source })?;
+        count += 1;
+    }
+    if count > 0 {
+        open_repair()?;
+    }
+    Ok(count)
+}
+
+/// At `RESTORE_EXT_FILE`, in the task and its network namespace: the socket of
+/// image `id`, still frozen. `None` when the id is none of ours.
+///
+/// # Errors
+/// Nothing was sent and nothing is left.
+pub fn open(dir: BorrowedFd<'_>, id: i32) -> Result<Option<OwnedFd>> {
+    let name = image::sctp_file_name(id);
+    let file = match sys::open_at(dir, &name) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e).doing(|| format!("cannot open {name}")),
+    };
+    let mut repair = open_repair()?;
+    let mut reader = image::Reader::new(BufReader::new(file), image::KIND_SCTP)
+        .map_err(|source| Error::Image { what: name.clone(), source })?;
+    let (socket, summary) = crate::sctp::restore::restore(&mut repair, &mut reader)
+        .map_err(|source| Error::Repair { what: name.clone(), source })?;
+    log::info!("{name}: restored, {summary:?}");
+    Ok(Some(socket))
+}
+
+/// At `RESUME_DEVICES_LATE`: wakes the frozen sockets of the tasks, each once.
+#[derive(Default)]
+pub struct Waker {
+    seen: HashSet<(u64, u64)>,
+}
+
+impl Waker {
+    /// Wakes the sockets of one task, which stands ready to run.
+    ///
+    /// # Errors
+    /// The first failure, after all have been tried.
+    pub fn task(&mut self, pid: i32) -> Result<usize> {
+        let sockets = self.sockets(pid)?;
+        if sockets.is_empty() {
+            return Ok(0);
+        }
+        let mut repair = open_repair()?;
+        // Packets must reach the sockets before these speak.
+        let unlocked = unlock(pid, &mut repair, &sockets);
+        let mut result = Ok(());
+        for socket in &sockets {
+            let woken = repair.wake(socket.as_fd());
+            let woken = woken.map_err(|source| Error::Repair { what: format!("a socket of {pid}"), source });
+            result = result.and(woken);
+        }
+        result.and(unlocked).map(|()| sockets.len())
+    }
+
+    /// The frozen SCTP sockets of a task not seen before.
+    fn sockets(&mut self, pid: i32) -> Result<Vec<OwnedFd>> {
+        let pidfd = sys::pidfd_open(pid).doing(|| format!("cannot open process {pid}"))?;
+        let mut found = Vec::new();
+        let listed = proc::descriptors(pid).doing(|| format!("cannot list the descriptors of {pid}"))?;
+        for (fd, _) in listed.iter().filter(|(_, link)| link.starts_with("socket:[")) {
+            let file = sys::pidfd_getfd(pidfd.as_fd(), *fd)
+                .doing(|| format!("cannot take descriptor {fd} of {pid}"))?;
+            let protocol = sys::socket_protocol(file.as_fd()).doing(|| format!("cannot ask socket {fd}"))?;
+            if protocol == Some(libc::IPPROTO_SCTP) {
+                let id = sys::file_id(file.as_fd()).doing(|| format!("cannot stat descriptor {fd}"))?;
+                if self.seen.insert(id) {
+                    found.push(file);
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Removes the packet lock of the sockets' addresses, in the task's network
+/// namespace. A thread of its own goes there, so that CRIU stays where it is.
+fn unlock(pid: i32, _repair: &mut Repair, sockets: &[OwnedFd]) -> Result<()> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for socket in sockets {
+        match crate::sctp::sys::local_addresses(socket.as_fd()) {
+            Ok(bound) => addresses.extend(bound.iter().map(|a| a.ip())),
+            Err(e) => log::warn!("cannot read the addresses of a socket of {pid}: {e}"),
+        }
+    }
+    addresses.sort_unstable();
+    addresses.dedup();
+    let pidfd = sys::pidfd_open(pid).doing(|| format!("cannot open process {pid}"))?;
+    let work = || -> Result<()> {
+        sys::enter_netns(pidfd.as_fd()).doing(|| format!("cannot enter the network namespace of {pid}"))?;
+        crate::lock::unlock(&addresses).map_err(|e| Error::Other(format!("cannot remove the packet lock: {e}")))
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, work).doing(|| "cannot start a thread")?;
+        thread.join().map_err(|_| Error::Other("the thread that removes the packet lock ended early".into()))?
+    })
+}
+
+fn open_repair() -> Result<Repair> {
+    Repair::open().map_err(|source| Error::Repair { what: "repair mode cannot be used".into(), source })
+}
