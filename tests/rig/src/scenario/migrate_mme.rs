@@ -37,6 +37,22 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
+pub(super) const LOSSY: Scenario = Scenario {
+    name: "sctp-migrate-lossy",
+    about: "the same while the network loses one packet in a hundred",
+    in_all: true,
+    keep: false,
+    plan: Plan {
+        needs: Needs::Everything,
+        dest: true,
+        wire: Wire {
+            delay: Duration::from_millis(5),
+            loss: 10,
+        },
+    },
+    run,
+};
+
 pub(super) const DEMO: Scenario = Scenario {
     name: "demo",
     about: "an MME moves from one machine to another, and its 16 eNBs do not notice",

@@ -47,6 +47,7 @@ pub const ALL: &[Scenario] = &[
     sockets::SCENARIO,
     migrate_socat::SCENARIO,
     migrate_mme::SCENARIO,
+    migrate_mme::LOSSY,
     bad_input::SCENARIO,
     dkms::SCENARIO,
     migrate_mme::DEMO,
