@@ -141,28 +141,49 @@ impl Lab {
         self.dir.join("peer.pcap")
     }
 
-    /// Fetches logs out of the guests into the scenario's folder, as far as they still answer.
-    pub fn collect(&mut self) {
-        let _ = self.switch.flush();
-        let script = format!(
-            "cd /; dmesg > /var/tmp/dmesg.log; ss -San > /var/tmp/ss.log 2>&1; nft list ruleset > /var/tmp/nft.log 2>&1; \
-             ip address > /var/tmp/ip.log; tar -c $(find var/tmp {IMAGES} -name '*.log' -o -name '*.json' | sort -u)"
-        );
-        for guest in [
+    /// What the guests' kernels complained about: each Oops, warning or lock report, by its first line.
+    pub fn complaints(&mut self) -> Vec<String> {
+        let mut found = Vec::new();
+        for guest in self.guests() {
+            let script = "dmesg | grep -E 'BUG|WARNING|Oops|general protection|refcount_t|RIP:' | head -n 5 || true";
+            match guest.sh(script) {
+                Ok(lines) => found.extend(
+                    lines
+                        .lines()
+                        .map(|l| format!("{}'s kernel: {l}", guest.name)),
+                ),
+                Err(e) => found.push(format!("{e:#}")),
+            }
+        }
+        found
+    }
+
+    fn guests(&mut self) -> impl Iterator<Item = &mut Guest> {
+        [
             Some(&mut self.source),
             self.dest.as_mut(),
             Some(&mut self.peer),
         ]
         .into_iter()
         .flatten()
-        {
+    }
+
+    /// Fetches logs out of the guests into the scenario's folder, as far as they still answer.
+    pub fn collect(&mut self) {
+        let dir = self.dir.clone();
+        let _ = self.switch.flush();
+        let script = format!(
+            "cd /; dmesg > /var/tmp/dmesg.log; ss -San > /var/tmp/ss.log 2>&1; nft list ruleset > /var/tmp/nft.log 2>&1; \
+             ip address > /var/tmp/ip.log; tar -c $(find var/tmp {IMAGES} -name '*.log' -o -name '*.json' | sort -u)"
+        );
+        for guest in self.guests() {
             let tar = format!("/var/tmp/{}.tar", guest.name);
             if guest
                 .run(&["sh", "-c", &format!("({script}) > {tar}")])
                 .is_ok()
             {
                 if let Ok(bytes) = guest.get(&tar) {
-                    let _ = fs::write(self.dir.join(format!("{}.logs.tar", guest.name)), bytes);
+                    let _ = fs::write(dir.join(format!("{}.logs.tar", guest.name)), bytes);
                 }
             }
         }

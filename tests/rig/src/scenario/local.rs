@@ -68,6 +68,15 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     in_place(lab, &talk, outcome)?;
     tell.step("dump and restore in place: the server is back");
 
+    lab.source.until("every guard process to end", 10.0, |g| {
+        Ok(g.run(&["pgrep", "telecr-guard"])?.code != 0)
+    })?;
+    let table = lab
+        .source
+        .run(&["nft", "list", "table", "inet", "telecr"])?;
+    outcome.require(!table.stdout.contains("drop"), || {
+        "the packet lock is still in place".into()
+    });
     thread::sleep(Duration::from_secs(2));
     let after = mme::settle(lab, &talk)?;
     let wire = lab.wire(mme::PORT, began, SystemTime::now())?;

@@ -72,6 +72,7 @@ impl Scenario {
                 if let Err(e) = (self.run)(&mut lab, &mut outcome, &tell) {
                     outcome.fault(format!("{e:#}"));
                 }
+                lab.complaints().into_iter().for_each(|c| outcome.fault(c));
                 if keep || !outcome.ok() {
                     lab.collect();
                 }
