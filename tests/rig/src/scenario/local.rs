@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     artefacts::Needs,
-    lab::{Lab, Plan, IMAGES},
+    lab::{Lab, Plan, IMAGES, SERVICE4},
     migrate,
     narrate::Narrator,
     outcome::Outcome,
@@ -74,7 +74,7 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let table = lab
         .source
         .run(&["nft", "list", "table", "inet", "telecr"])?;
-    outcome.require(!table.stdout.contains("drop"), || {
+    outcome.require(!table.stdout.contains(SERVICE4), || {
         "the packet lock is still in place".into()
     });
     thread::sleep(Duration::from_secs(2));
