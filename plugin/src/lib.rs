@@ -1,2 +1,138 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The shared object CRIU loads: hooks only, each a few lines that call the library.
+//! The shared object CRIU loads: hooks only, each a few lines that call the
+//! library. Nothing unwinds into CRIU, and every answer that is not an error or
+//! a file is `-ENOTSUP`: any other would keep the plugins after us from being
+//! asked.
+
+mod criu;
+mod descriptor;
+
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use libc::{ENOTSUP, c_int};
+use telecr::criu::dump::Dump;
+use telecr::criu::restore::{self, Waker};
+use telecr::criu::{Error, logger};
+
+/// What goes on in this CRIU process.
+enum State {
+    /// No hook has had work yet.
+    Idle,
+    /// The tree was looked at and has nothing for us, or a restore has no images of ours.
+    Nothing,
+    /// Sockets are exchanged.
+    Dumping(Dump),
+    /// Sockets are to be woken.
+    Restoring(Waker),
+}
+
+static STATE: Mutex<State> = Mutex::new(State::Idle);
+
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a hook: logs what went wrong, and stops a panic.
+fn hook(name: &str, work: impl FnOnce() -> Result<c_int, Error>) -> c_int {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(e)) => {
+            log::error!("{e}");
+            -1
+        }
+        Err(_) => {
+            log::error!("panic in {name}: this is a bug in telecr, please report it with this log");
+            -1
+        }
+    }
+}
+
+/// CRIU's three ways to load plugins.
+const STAGE_DUMP: c_int = 0;
+const STAGE_RESTORE: c_int = 2;
+
+unsafe extern "C" fn init(stage: c_int) -> c_int {
+    hook("init", || {
+        logger::install();
+        std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+        if stage == STAGE_RESTORE {
+            criu::forget_inventory();
+            let found = match criu::image_dir() {
+                Some(dir) => restore::verify(dir)?,
+                None => 0,
+            };
+            log::info!("{found} SCTP sockets to restore");
+            *state() = if found > 0 { State::Restoring(Waker::default()) } else { State::Nothing };
+        }
+        Ok(0)
+    })
+}
+
+unsafe extern "C" fn exit(stage: c_int, _ret: c_int) {
+    // `_ret` does not tell whether the tasks will live: always put back.
+    hook("exit", || {
+        let ended = std::mem::replace(&mut *state(), State::Idle);
+        if let (STAGE_DUMP, State::Dumping(dump)) = (stage, ended) {
+            dump.finish()?;
+        }
+        Ok(0)
+    });
+}
+
+/// All tasks stand still. The first call is for the root of the tree.
+unsafe extern "C" fn checkpoint_devices(pid: c_int) -> c_int {
+    hook("CHECKPOINT_DEVICES", || {
+        let mut state = state();
+        if matches!(*state, State::Idle) {
+            *state = match Dump::checkpoint(pid, criu::leaves_tasks_stopped())? {
+                Some(dump) => {
+                    criu::add_inventory();
+                    State::Dumping(dump)
+                }
+                None => State::Nothing,
+            };
+        }
+        match &*state {
+            State::Dumping(dump) if !dump.covers(pid) => Err(Error::Refused {
+                pid,
+                what: "it appeared after the sockets were exchanged; dump again".into(),
+            }),
+            _ => Ok(-ENOTSUP),
+        }
+    })
+}
+
+unsafe extern "C" fn dump_ext_file(fd: c_int, id: c_int) -> c_int {
+    hook("DUMP_EXT_FILE", || {
+        let state = state();
+        let State::Dumping(dump) = &*state else { return Ok(-ENOTSUP) };
+        let Some(dir) = criu::image_dir() else { return Ok(-ENOTSUP) };
+        Ok(if dump.file(dir, criu::borrow(fd), id)? { 0 } else { -ENOTSUP })
+    })
+}
+
+/// Runs in the restored task. `retry` is garbage up to CRIU 4.2, and not
+/// initialised by later ones.
+unsafe extern "C" fn restore_ext_file(id: c_int, retry: *mut bool) -> c_int {
+    if criu::restore_may_retry() && !retry.is_null() {
+        // SAFETY: a CRIU with this many hooks passes a valid pointer here.
+        unsafe { retry.write(false) };
+    }
+    hook("RESTORE_EXT_FILE", || {
+        let Some(dir) = criu::image_dir() else { return Ok(-ENOTSUP) };
+        Ok(restore::open(dir, id)?.map_or(-ENOTSUP, OwnedFd::into_raw_fd))
+    })
+}
+
+/// The task stands ready to run; CRIU's own network lock is gone.
+unsafe extern "C" fn resume_devices_late(pid: c_int) -> c_int {
+    hook("RESUME_DEVICES_LATE", || {
+        if let State::Restoring(waker) = &mut *state() {
+            let woken = waker.task(pid)?;
+            log::info!("{woken} SCTP sockets of {pid} are awake");
+        }
+        Ok(-ENOTSUP)
+    })
+}

@@ -41,6 +41,10 @@ impl Ice for Companion {
     }
 
     fn thaw(&mut self, socket: BorrowedFd<'_>, wake: bool) -> Result<()> {
+        // CRIU may have died before this one was frozen.
+        if self.0.is_frozen(socket).is_ok_and(|frozen| !frozen) {
+            return Ok(());
+        }
         let thawed = if wake { self.0.wake(socket) } else { self.0.release(socket) };
         thawed.map_err(|e| repair_error("it cannot be thawed", e))
     }
@@ -52,8 +56,8 @@ fn repair_error(what: &str, source: crate::sctp::Error) -> Error {
 
 impl Dump {
     /// At `CHECKPOINT_DEVICES`: the tree below `root` stands still, traced by
-    /// the calling thread. Freezes all its SCTP sockets, starts the guard, and
-    /// exchanges the sockets. `None` when there are none.
+    /// the calling thread. Starts the guard, freezes all SCTP sockets, and
+    /// exchanges them. `None` when there are none.
     ///
     /// # Errors
     /// Everything is as it was before, unless undoing failed too: then the guard
@@ -73,19 +77,14 @@ impl Dump {
             return Ok(None);
         }
         let mut ice = open()?;
-        freeze_all(&mut plan, ice.as_mut())?;
-        let started = Journal::new().doing(|| "cannot map the journal").and_then(|journal| {
-            let orders = Orders { plan: &plan, journal: &journal, ice: open, stays_stopped };
-            let guard = Guard::start(&orders)?;
-            Ok((journal, guard))
-        });
-        let (journal, guard) = match started {
-            Ok(both) => both,
-            Err(e) => {
-                thaw_all(&plan, plan.sockets.len(), ice.as_mut());
-                return Err(e);
-            }
-        };
+        let journal = Journal::new().doing(|| "cannot map the journal")?;
+        plan.frozen = Some(std::time::Instant::now());
+        // Before the first freeze: a frozen socket must never be left without a guard.
+        let guard = Guard::start(&Orders { plan: &plan, journal: &journal, ice: open, stays_stopped })?;
+        if let Err(e) = freeze_all(&plan, ice.as_mut()) {
+            guard::dismiss(guard, &journal);
+            return Err(e);
+        }
         if let Err(e) = sys::without_sigchld(|| handover::to_placeholders(&plan, &journal)) {
             match sys::without_sigchld(|| handover::to_sockets(&plan, plan.tasks.iter(), &journal)) {
                 Ok(()) => {
@@ -163,8 +162,7 @@ impl Dump {
 }
 
 /// Freezes every socket, or none.
-fn freeze_all(plan: &mut Plan, ice: &mut dyn Ice) -> Result<()> {
-    plan.frozen = Some(std::time::Instant::now());
+fn freeze_all(plan: &Plan, ice: &mut dyn Ice) -> Result<()> {
     for (index, socket) in plan.sockets.iter().enumerate() {
         if let Err(e) = ice.freeze(socket.file.as_fd()) {
             thaw_all(plan, index, ice);

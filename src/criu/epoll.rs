@@ -55,15 +55,15 @@ fn in_own_table(plan: &Plan, way: Way) -> Result<()> {
             Way::ToSockets => (placeholder, socket),
         });
     }
+    let sets = plan.sets.iter().map(|s| above(&s.file)).collect::<Result<Vec<_>>>()?;
     let mut first_error = Ok(());
-    for set in &plan.sets {
-        let file = above(&set.file)?;
+    for (set, file) in plan.sets.iter().zip(&sets) {
         for watch in &set.watches {
             let Some((from, to)) = pairs.get(watch.socket) else { continue };
             let t = &watch.target;
             let add = EpollOp::Add { events: t.events, data: t.data };
-            let done = step(&file, from, t.tfd, EpollOp::Del, libc::ENOENT)
-                .and_then(|()| step(&file, to, t.tfd, add, libc::EEXIST));
+            let done = step(file, from, t.tfd, EpollOp::Del, libc::ENOENT)
+                .and_then(|()| step(file, to, t.tfd, add, libc::EEXIST));
             // Going back, one failure must not keep the others away.
             if done.is_err() && way == Way::ToPlaceholders {
                 return done;

@@ -59,6 +59,9 @@ pub(crate) struct Journal {
     page: NonNull<Page>,
 }
 
+// SAFETY: the page is reached through atomics only, from whichever thread.
+unsafe impl Send for Journal {}
+
 impl Journal {
     /// A fresh page; children forked later share it.
     pub(crate) fn new() -> io::Result<Self> {

@@ -5,6 +5,7 @@
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::{Mutex, MutexGuard};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -144,13 +145,15 @@ fn link(server: &Server) -> String {
         .into_owned()
 }
 
-fn is_root() -> bool {
+/// One test at a time, for each forks copies of all descriptors; `None` when not root.
+fn turn() -> Option<MutexGuard<'static, ()>> {
+    static TURN: Mutex<()> = Mutex::new(());
     // SAFETY: always succeeds.
-    let root = unsafe { libc::geteuid() } == 0;
-    if !root {
+    if unsafe { libc::geteuid() } != 0 {
         eprintln!("skipped: needs root");
+        return None;
     }
-    root
+    Some(TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
 fn eventually(what: &str, mut check: impl FnMut() -> bool) {
@@ -162,9 +165,7 @@ fn eventually(what: &str, mut check: impl FnMut() -> bool) {
 }
 
 fn there_and_back(with_epoll: bool) {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let server = server(with_epoll);
     assert!(answers(&server));
     let maps = || std::fs::read_to_string(format!("/proc/{}/maps", server.pid)).unwrap();
@@ -223,9 +224,7 @@ fn fake_criu(server: &Server, then: impl FnOnce(Dump)) -> i32 {
 
 #[test]
 fn a_killed_criu_harms_nobody() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     for with_epoll in [true, false] {
         let server = server(with_epoll);
         assert!(answers(&server));
@@ -257,9 +256,7 @@ fn a_killed_criu_harms_nobody() {
 
 #[test]
 fn tasks_that_live_on_are_thawed() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let server = server(true);
     let criu = fake_criu(&server, |dump| {
         dump.finish().unwrap();
@@ -273,9 +270,7 @@ fn tasks_that_live_on_are_thawed() {
 
 #[test]
 fn tasks_that_are_killed_are_not_thawed() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let server = server(true);
     let pid = server.pid;
     let criu = fake_criu(&server, |dump| {
