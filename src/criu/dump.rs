@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::BufWriter;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use super::error::{Context, Error, Result};
 use super::guard::{self, Guard, Ice, OpenIce, Orders};
 use super::journal::{Journal, Phase};
 use super::scan::{self, Plan};
-use super::{handover, sys};
+use super::{handover, names, sys};
 use crate::image;
 use crate::sctp::repair::Repair;
 
@@ -115,7 +115,7 @@ impl Dump {
     /// The dump of the socket or the write failed; the file is not there then.
     pub fn file(&self, dir: BorrowedFd<'_>, file: BorrowedFd<'_>, id: i32) -> Result<bool> {
         let Some(socket) = self.find(file)? else { return Ok(false) };
-        let name = image::sctp_file_name(id);
+        let name = names::image(id);
         let temporary = format!("{name}.tmp");
         let out = sys::create_at(dir, &temporary).doing(|| format!("cannot create {temporary}"))?;
         let written = write_image(socket.file.as_fd(), out)
@@ -195,8 +195,8 @@ fn write_image(socket: BorrowedFd<'_>, out: File) -> Result<()> {
     let mut repair = Repair::open().map_err(|e| repair_error("repair mode cannot be used", e))?;
     let write = |source| Error::Image { what: "cannot write the image of a socket".into(), source };
     let mut writer =
-        image::Writer::new(BufWriter::new(out), image::KIND_SCTP, repair.version()).map_err(write)?;
+        image::Writer::new(BufWriter::new(out), image::sctp_header(repair.version())).map_err(write)?;
     crate::sctp::dump::dump(&mut repair, socket, &mut writer)
         .map_err(|e| repair_error("cannot dump a socket", e))?;
-    writer.finish().map_err(write)?.flush().doing(|| "cannot write the image of a socket")
+    writer.finish().map_err(write).map(drop)
 }

@@ -38,5 +38,14 @@ mod sys;
 
 pub use error::{Error, Result};
 
+/// A descriptor of another process, for our own use.
+///
+/// # Errors
+/// No such process or descriptor, or no right to trace the process.
+pub fn fd_of(pid: i32, fd: i32) -> std::io::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::AsFd as _;
+    sys::pidfd_getfd(sys::pidfd_open(pid)?.as_fd(), fd)
+}
+
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,11 @@ pub const PLUGIN: &str = "telecr";
 /// The guard's name in process lists (at most 15 bytes).
 pub(crate) const GUARD: &str = "telecr-guard";
 
+/// The image file of the socket CRIU calls `id`.
+pub fn image(id: i32) -> String {
+    format!("{PREFIX}{id}{SUFFIX}")
+}
+
 const PREFIX: &str = "telecr-sctp-";
 const SUFFIX: &str = ".img";
 
@@ -21,7 +26,7 @@ mod tests {
 
     #[test]
     fn there_and_back() {
-        assert_eq!(image_id(&crate::image::sctp_file_name(42)), Some(42));
+        assert_eq!(image_id(&image(42)), Some(42));
         assert_eq!(image_id("telecr-sctp-x.img"), None);
         assert_eq!(image_id("core-1.img"), None);
         assert!(GUARD.len() <= 15);

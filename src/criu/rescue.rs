@@ -3,7 +3,7 @@
 //! back, or put them back itself when CRIU died before it could.
 
 use std::collections::HashSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::{available_parallelism, sleep};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ const SEIZE_LIMIT: Duration = Duration::from_secs(10);
 const LONG_FREEZE: Duration = Duration::from_secs(1);
 /// Shortest and longest time between two looks at the tasks.
 const LOOK_MIN: Duration = Duration::from_millis(2);
-const LOOK_MAX: Duration = Duration::from_millis(50);
+const LOOK_MAX: Duration = Duration::from_millis(20);
 
 /// What has become of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,12 @@ pub(crate) fn watch(orders: &Orders<'_>, criu_pid: i32, criu: &OwnedFd) {
             return;
         }
         before = free;
-        sleep(pause);
+        // The end of a task is seen at once: its ports may be wanted again soon.
+        let living: Vec<BorrowedFd<'_>> =
+            fates.iter().filter(|(_, f)| *f != Fate::Dead).map(|(t, _)| t.pidfd.as_fd()).collect();
+        if sys::wait_readable(&living, i32::try_from(pause.as_millis()).unwrap_or(1)).is_err() {
+            sleep(pause);
+        }
         pause = (pause + pause / 4).min(LOOK_MAX);
     }
 }

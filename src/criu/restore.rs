@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::{BufReader, ErrorKind};
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use super::error::{Context, Error, Result};
 use super::{names, proc, sys};
 use crate::image;
+use crate::netlink::local_addresses;
+use crate::sctp::addr;
 use crate::sctp::repair::Repair;
 
 /// At init: walks every image in the directory and checks that this kernel can
@@ -25,7 +27,7 @@ pub fn verify(dir: BorrowedFd<'_>) -> Result<usize> {
     for entry in fs::read_dir(&path).doing(|| "cannot list the image directory")? {
         let name = entry.doing(|| "cannot list the image directory")?.file_name();
         let Some(name) = name.to_str().filter(|n| names::image_id(n).is_some()) else { continue };
-        image::verify(&path.join(name), image::KIND_SCTP)
+        image::verify(path.join(name))
             .map_err(|source| Error::Image { what: name.into(), source })?;
         count += 1;
     }
@@ -41,15 +43,14 @@ pub fn verify(dir: BorrowedFd<'_>) -> Result<usize> {
 /// # Errors
 /// Nothing was sent and nothing is left.
 pub fn open(dir: BorrowedFd<'_>, id: i32) -> Result<Option<OwnedFd>> {
-    let name = image::sctp_file_name(id);
+    let name = names::image(id);
     let file = match sys::open_at(dir, &name) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e).doing(|| format!("cannot open {name}")),
     };
     let mut repair = open_repair()?;
-    let mut reader = image::Reader::new(BufReader::new(file), image::KIND_SCTP)
-        .map_err(|source| Error::Image { what: name.clone(), source })?;
+    let mut reader = image::open(file).map_err(|source| Error::Image { what: name.clone(), source })?;
     let (socket, summary) = crate::sctp::restore::restore(&mut repair, &mut reader)
         .map_err(|source| Error::Repair { what: name.clone(), source })?;
     log::info!("{name}: restored, {summary:?}");
@@ -106,19 +107,24 @@ impl Waker {
 
 /// Removes the packet lock of the sockets' addresses, in the task's network
 /// namespace. A thread of its own goes there, so that CRIU stays where it is.
-fn unlock(pid: i32, _repair: &mut Repair, sockets: &[OwnedFd]) -> Result<()> {
+fn unlock(pid: i32, repair: &mut Repair, sockets: &[OwnedFd]) -> Result<()> {
     let mut addresses: Vec<IpAddr> = Vec::new();
     for socket in sockets {
-        match crate::sctp::sys::local_addresses(socket.as_fd()) {
-            Ok(bound) => addresses.extend(bound.iter().map(|a| a.ip())),
-            Err(e) => log::warn!("cannot read the addresses of a socket of {pid}: {e}"),
-        }
+        let endpoint = repair
+            .endpoint(socket.as_fd())
+            .map_err(|source| Error::Repair { what: format!("a socket of {pid}"), source })?;
+        addresses.extend(endpoint.addrs.iter().filter_map(|a| addr::parse(a)).map(|a| a.ip()));
     }
-    addresses.sort_unstable();
-    addresses.dedup();
     let pidfd = sys::pidfd_open(pid).doing(|| format!("cannot open process {pid}"))?;
     let work = || -> Result<()> {
         sys::enter_netns(pidfd.as_fd()).doing(|| format!("cannot enter the network namespace of {pid}"))?;
+        if addresses.iter().any(IpAddr::is_unspecified) {
+            // Bound to any address: all of them answer for the socket.
+            addresses.extend(local_addresses().map_err(|e| Error::Other(e.to_string()))?);
+        }
+        addresses.retain(|a| !a.is_unspecified());
+        addresses.sort_unstable();
+        addresses.dedup();
         crate::lock::unlock(&addresses).map_err(|e| Error::Other(format!("cannot remove the packet lock: {e}")))
     };
     std::thread::scope(|scope| {
