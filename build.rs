@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Makes Rust of the kernel companion's uapi header and of the image format.
+//!
+//! Both are made at build time rather than checked in, so that neither can
+//! drift from the file it comes from.
+
+use std::env;
+use std::error::Error;
+use std::path::PathBuf;
+
+const UAPI: &str = "kernel-patches/uapi/sctp_repair.h";
+const PROTO: &str = "proto/telecr.proto";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed={UAPI}");
+    println!("cargo::rerun-if-changed={PROTO}");
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+
+    bindgen::Builder::default()
+        .header(UAPI)
+        .allowlist_item("(__)?(SCTP_REPAIR|sctp_repair)_.*")
+        .prepend_enum_name(false)
+        .layout_tests(false)
+        .generate_comments(false)
+        .generate()?
+        .write_to_file(out.join("sctp_repair.rs"))?;
+
+    let mut proto = prost_build::Config::new();
+    proto.type_attribute(".", "#[derive(serde::Serialize)]");
+    for bytes in ["Option.value", "Endpoint.secret", "Association.peer_tsn_map", "Association.strreset_result", "Chunk.data", "Chunk.sinfo"] {
+        proto.field_attribute(format!("telecr.{bytes}"), "#[serde(serialize_with = \"crate::image::json::hex\")]");
+    }
+    for addr in ["Endpoint.addrs", "Association.local_addrs", "Path.addr", "Path.saddr", "Chunk.src"] {
+        proto.field_attribute(format!("telecr.{addr}"), "#[serde(serialize_with = \"crate::image::json::addr\")]");
+    }
+    proto.compile_fds(protox::compile([PROTO], ["proto"])?)?;
+    Ok(())
+}

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! One netlink layer for every family telecr speaks: generic netlink,
+//! `sock_diag`, rtnetlink and nfnetlink.
+//!
+//! Constants come from `neli`, the socket from `netlink-sys`. The codec is our
+//! own: neli's lets `nla_len` wrap past 64 KiB, and it allocates for each of
+//! the million attributes of a long queue.
+
+mod addresses;
+pub(crate) mod attr;
+mod error;
+mod genl;
+mod message;
+pub(crate) mod socket;
+
+pub(crate) use addresses::ip;
+pub use addresses::local_addresses;
+pub use attr::{Attrs, Writer};
+pub use error::{Error, Refusal, Result};
+pub use genl::Genl;
+pub use message::Message;
+pub use socket::{Protocol, Socket};

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! SCTP sockets: repair mode, and their way into an image and back.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`repair`] | the kernel companion, verb by verb |
+//! | `table` | which field of the image is which netlink attribute |
+//! | [`options`] | every socket option, how it is read and put back |
+//! | [`dump`] | a frozen socket into an image |
+//! | [`restore`] | an image into a frozen socket |
+//! | [`list`] | the SCTP sockets of this host |
+//! | [`addr`] | `struct sockaddr` as bytes |
+
+pub mod addr;
+pub mod dump;
+mod error;
+pub mod list;
+pub mod options;
+pub mod repair;
+pub mod restore;
+mod sockopt;
+mod summary;
+mod table;
+mod uapi;
+
+pub use error::{Error, Result};
+pub use summary::Summary;

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! System calls on a socket, with checked lengths.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::{Error, Result};
+
+fn check(ret: libc::c_int) -> io::Result<libc::c_int> {
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(ret)
+    }
+}
+
+/// Reads an option into `value`, which holds what the option asks for; `value`
+/// is cut to what the kernel wrote.
+pub(super) fn get(fd: BorrowedFd<'_>, level: i32, name: i32, value: &mut Vec<u8>) -> io::Result<()> {
+    let mut len = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: `value` is as long as `len` says, and both live across the call.
+    check(unsafe {
+        libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut len)
+    })?;
+    value.truncate(usize::try_from(len).unwrap_or(usize::MAX));
+    Ok(())
+}
+
+/// Sets an option.
+pub(super) fn set(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: `value` is as long as `len` says and lives across the call.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast(), len) })?;
+    Ok(())
+}
+
+/// An option that is a number.
+pub(super) fn get_number(fd: BorrowedFd<'_>, level: i32, name: i32) -> Result<u32> {
+    let mut value = vec![0; 4];
+    get(fd, level, name, &mut value).map_err(Error::sys(format!("getsockopt {level}/{name}")))?;
+    let value = <[u8; 4]>::try_from(value).map_err(|_| Error::BadImage("short socket option"))?;
+    Ok(u32::from_ne_bytes(value))
+}
+
+/// Whether `O_NONBLOCK` is set.
+pub(super) fn nonblocking(fd: BorrowedFd<'_>) -> Result<bool> {
+    // SAFETY: no pointers are passed.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })
+        .map_err(Error::sys("fcntl F_GETFL"))?;
+    Ok(flags & libc::O_NONBLOCK != 0)
+}
+
+/// A new SCTP socket, close-on-exec.
+pub(super) fn socket(domain: i32, kind: i32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers are passed.
+    let fd = check(unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, libc::IPPROTO_SCTP) })?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `bind` with the bytes of a `struct sockaddr`.
+pub(super) fn bind(fd: BorrowedFd<'_>, addr: &[u8]) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(addr.len()).map_err(io::Error::other)?;
+    // The kernel copies the address: its alignment does not matter.
+    // SAFETY: `addr` is as long as `len` says and lives across the call.
+    check(unsafe { libc::bind(fd.as_raw_fd(), addr.as_ptr().cast(), len) })?;
+    Ok(())
+}
+
+/// `listen`.
+pub(super) fn listen(fd: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
+    // SAFETY: no pointers are passed.
+    check(unsafe { libc::listen(fd.as_raw_fd(), backlog) })?;
+    Ok(())
+}
+
+/// Makes the kernel load its `sctp` module, which it does for a first socket.
+pub(super) fn load_module() {
+    drop(socket(libc::AF_INET, libc::SOCK_STREAM));
+}
