@@ -18,6 +18,7 @@ pub struct Reader<R> {
     records: u64,
     header: Header,
     buf: Vec<u8>,
+    again: Vec<u8>,
     ended: bool,
 }
 
@@ -42,6 +43,7 @@ impl<R: Read> Reader<R> {
             records: 0,
             header: Header::default(),
             buf: Vec::new(),
+            again: Vec::new(),
             ended: false,
         };
         let mut magic = [0; MAGIC.len()];
@@ -121,8 +123,10 @@ impl<R: Read> Reader<R> {
         self.exact(len)?;
         let record =
             Record::decode(self.buf.as_slice()).map_err(|_| Error::Damaged("record contents"))?;
-        // prost skips fields it does not know: they show as missing length.
-        if record.body.is_none() || record.encoded_len() != len {
+        // prost skips what it does not know: that shows when it writes again.
+        self.again.clear();
+        record.encode(&mut self.again).map_err(|_| Error::Damaged("record contents"))?;
+        if record.body.is_none() || self.again != self.buf {
             return Err(Error::Unknown(self.records));
         }
         self.records += 1;

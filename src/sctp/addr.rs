@@ -30,6 +30,13 @@ pub fn parse(bytes: &[u8]) -> Option<SocketAddr> {
     }
 }
 
+/// Reads an address at the front of a longer structure (`sockaddr_storage`).
+#[must_use]
+pub fn parse_storage(bytes: &[u8]) -> Option<SocketAddr> {
+    let family = i32::from(u16::from_ne_bytes(array(bytes, 0)?));
+    parse(bytes.get(..if family == libc::AF_INET6 { V6 } else { V4 })?)
+}
+
 /// Writes an address as the structure of its family.
 #[must_use]
 pub fn bytes(addr: SocketAddr) -> Vec<u8> {

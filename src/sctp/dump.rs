@@ -88,10 +88,10 @@ fn write_sent(sent: &mut Vec<Chunk>, out: &mut image::Writer<impl Write>) -> Res
 }
 
 /// Sorts by TSN in serial number arithmetic (RFC 1982): the distance from any
-/// of them, since all lie within half the number space.
+/// of them, with those behind it put first: all lie within half the number space.
 fn sort_by_tsn(sent: &mut [Chunk]) {
     let Some(base) = sent.first().map(wire_tsn) else { return };
-    sent.sort_by_key(|c| wire_tsn(c).wrapping_sub(base).cast_signed());
+    sent.sort_by_key(|c| wire_tsn(c).wrapping_sub(base).wrapping_add(1 << 31));
 }
 
 /// The TSN in an outgoing DATA or I-DATA chunk, behind its header of 4 bytes.

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `sock_diag` for SCTP: request and answer.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+use super::super::addr;
+use super::{Result, Socket, State};
+use crate::netlink::attr::array;
+use crate::netlink::{self, Attrs, Error, Message, Protocol};
+
+/// `SOCK_DIAG_BY_FAMILY`.
+const BY_FAMILY: u16 = 20;
+/// Length of `struct inet_diag_msg`.
+const REPLY: usize = 72;
+const INET_DIAG_LOCALS: u16 = 12;
+const INET_DIAG_PEERS: u16 = 13;
+/// Length of `struct sockaddr_storage`, whatever the family.
+const STORAGE: usize = 128;
+/// `TCP_LISTEN`.
+const LISTEN: u8 = 10;
+
+/// The SCTP sockets of the current network namespace, without their holders.
+pub(super) fn read() -> Result<Vec<Socket>> {
+    let mut socket = netlink::Socket::open(Protocol::SockDiag)?;
+    let mut found = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let answer = socket.dump(request(family), |payload| {
+            found.push(parse(payload)?);
+            Ok::<(), Error>(())
+        });
+        match answer {
+            // Connections come and go while they are listed.
+            Ok(()) | Err(Error::Interrupted) => {}
+            // SCTP or its sock_diag module is not there: so are no sockets.
+            Err(e) if matches!(e.errno(), Some(libc::ENOENT | libc::EPROTONOSUPPORT)) => {}
+            Err(e) => return Err(super::super::Error::doing("list SCTP sockets")(e)),
+        }
+    }
+    Ok(without_doubles(found))
+}
+
+/// `struct inet_diag_req_v2` for every state.
+fn request(family: i32) -> Message {
+    let byte = |n: i32| u8::try_from(n).unwrap_or_default();
+    // With the queues, which come with INET_DIAG_INFO.
+    let mut header = vec![byte(family), byte(libc::IPPROTO_SCTP), 1 << 1, 0];
+    header.extend(u32::MAX.to_ne_bytes());
+    header.resize(56, 0);
+    Message::new(BY_FAMILY, 0, &header)
+}
+
+fn parse(payload: &[u8]) -> netlink::Result<Socket> {
+    const SHORT: Error = Error::Malformed("short answer of sock_diag");
+    let byte = |at| array::<1>(payload, at).map(|[b]| b).ok_or(SHORT);
+    let number = |at| array(payload, at).map(u32::from_ne_bytes).ok_or(SHORT);
+    let attrs = Attrs::new(payload.get(REPLY..).ok_or(SHORT)?);
+
+    let peer = addresses(attrs.find(INET_DIAG_PEERS)?);
+    let state = match byte(1)? {
+        LISTEN if peer.is_empty() => State::Listen,
+        _ if peer.is_empty() => State::Closed,
+        1 => State::CookieWait,
+        2 => State::CookieEchoed,
+        3 => State::Established,
+        4 => State::ShutdownPending,
+        5 => State::ShutdownSent,
+        6 => State::ShutdownReceived,
+        7 => State::ShutdownAckSent,
+        _ => State::Closed,
+    };
+    // Addresses come without their ports.
+    let port = |at| array(payload, at).map(u16::from_be_bytes).ok_or(SHORT);
+    let with = |mut all: Vec<SocketAddr>, port| {
+        all.iter_mut().for_each(|a| a.set_port(port));
+        all
+    };
+    Ok(Socket {
+        state,
+        local: with(addresses(attrs.find(INET_DIAG_LOCALS)?), port(4)?),
+        peer: with(peer, port(6)?),
+        recv_queue: number(56)?,
+        send_queue: number(60)?,
+        inode: number(68)?,
+        holders: Vec::new(),
+    })
+}
+
+fn addresses(value: Option<&[u8]>) -> Vec<SocketAddr> {
+    value.unwrap_or_default().chunks(STORAGE).filter_map(addr::parse_storage).collect()
+}
+
+/// An association is reported next to the socket it hangs on.
+fn without_doubles(mut found: Vec<Socket>) -> Vec<Socket> {
+    let connected: HashSet<u32> =
+        found.iter().filter(|s| !s.peer.is_empty()).map(|s| s.inode).collect();
+    found.retain(|s| s.state != State::Closed || !connected.contains(&s.inode));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_answer_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let _ = parse(&bytes);
+        }
+    }
+
+    fn storage(text: &str) -> Vec<u8> {
+        let mut bytes = addr::bytes(text.parse().unwrap());
+        bytes.resize(STORAGE, 0);
+        bytes
+    }
+
+    #[test]
+    fn an_association_is_read() {
+        let mut payload = vec![0; REPLY];
+        payload[1] = 3;
+        payload[4..6].copy_from_slice(&36412u16.to_be_bytes());
+        payload[6..8].copy_from_slice(&5000u16.to_be_bytes());
+        payload[60..64].copy_from_slice(&77u32.to_ne_bytes());
+        payload[68..72].copy_from_slice(&4711u32.to_ne_bytes());
+        let mut attrs = netlink::Writer::new();
+        attrs.put(INET_DIAG_LOCALS, &storage("192.0.2.1:0")).unwrap();
+        let peers = [storage("192.0.2.2:0"), storage("192.0.2.3:0")].concat();
+        attrs.put(INET_DIAG_PEERS, &peers).unwrap();
+        payload.extend(attrs.bytes());
+        let s = parse(&payload).unwrap();
+        assert_eq!(s.state, State::Established);
+        assert_eq!(s.local, ["192.0.2.1:36412".parse().unwrap()]);
+        assert_eq!(s.peer, ["192.0.2.2:5000".parse().unwrap(), "192.0.2.3:5000".parse().unwrap()]);
+        assert_eq!((s.recv_queue, s.send_queue, s.inode), (0, 77, 4711));
+    }
+}
