@@ -21,14 +21,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::error::{Context, Result};
 use super::journal::{Journal, Phase};
 use super::scan::Plan;
-use super::{logger, names, rescue, sys};
+use super::{departed, logger, names, rescue, sys};
 
 /// How sockets of a kind are frozen and thawed.
 pub(crate) trait Ice {
     /// Freezes a socket, or refuses and leaves it as it was.
     fn freeze(&mut self, socket: BorrowedFd<'_>) -> Result<()>;
-    /// Thaws a socket; `wake` when it was frozen so long that the peer's timers
-    /// may have backed off.
+    /// Thaws a socket; `wake` when it was frozen long enough to lose packets.
     fn thaw(&mut self, socket: BorrowedFd<'_>, wake: bool) -> Result<()>;
 }
 
@@ -91,7 +90,10 @@ fn stand_guard(orders: &Orders<'_>, line: &UnixStream, criu: &OwnedFd, criu_pid:
     wait_for_work(orders, line, criu);
     match orders.journal.phase() {
         Phase::Cancelled => {}
-        Phase::Returned => rescue::watch(orders, criu_pid, criu),
+        Phase::Returned => {
+            rescue::watch(orders, criu_pid, criu);
+            departed::hold(orders.plan);
+        }
         Phase::Working => rescue::rescue(orders, criu),
     }
 }

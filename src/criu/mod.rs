@@ -16,10 +16,12 @@
 //! | `inject`, `ptrace`, `arch` | system calls run by a stopped thread |
 //! | `journal` | what the guard must know when CRIU dies at this very moment |
 //! | `guard`, `rescue` | the process that mends things when CRIU is gone |
+//! | `departed` | what left must not be answered for here |
 //! | `dump`, `restore` | the hooks' work, in the order CRIU calls them |
 //! | `proc`, `sys` | what the kernel says, and how it is asked |
 
 mod arch;
+mod departed;
 pub mod dump;
 mod epoll;
 mod error;

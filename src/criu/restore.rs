@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use super::error::{Context, Error, Result};
-use super::{names, proc, sys};
+use super::{departed, names, proc, sys};
 use crate::image;
 use crate::netlink::local_addresses;
 use crate::sctp::addr;
@@ -33,6 +33,7 @@ pub fn verify(dir: BorrowedFd<'_>) -> Result<usize> {
     }
     if count > 0 {
         open_repair()?;
+        departed::evict(&path);
     }
     Ok(count)
 }

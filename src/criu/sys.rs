@@ -253,6 +253,16 @@ pub(crate) fn enter_netns(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::setns(pidfd.as_raw_fd(), libc::CLONE_NEWNET) }.into()).map(drop)
 }
 
+/// Enters the network namespace of a socket, for the calling thread only.
+pub(crate) fn enter_netns_of_socket(socket: BorrowedFd<'_>) -> io::Result<()> {
+    /// From `linux/sockios.h`: a descriptor of the namespace.
+    const SIOCGSKNS: libc::Ioctl = 0x894c;
+    // SAFETY: the request takes no argument.
+    let netns = own(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) }.into())?;
+    // SAFETY: no pointers are passed.
+    check(unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) }.into()).map(drop)
+}
+
 /// Runs `work` in a process that is nobody's child: CRIU neither sees it end nor
 /// gets a SIGCHLD, and it goes to the nearest reaper. `work`'s process ends
 /// after it without running CRIU's exit handlers.

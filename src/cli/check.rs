@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `telecr check`: what a host needs, whether it is there, and what mends it.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use caps::{CapSet, Capability};
+use serde::Serialize;
+use telecr::sctp::repair::Repair;
+
+use super::table::Table;
+use super::FAILED;
+
+/// Where packaged CRIU looks for plugins when told nothing else.
+const PLUGIN: &str = "/usr/lib/criu/telecr_plugin.so";
+/// The first CRIU with every hook and inventory call the plugin needs.
+const CRIU_MIN: (u32, u32) = (4, 1);
+/// From this kernel on CRIU 4.1 fails to dump any socket.
+const KERNEL_NEEDING_CRIU_4_2: (u32, u32) = (6, 16);
+
+/// One requirement and how this host meets it.
+#[derive(Serialize)]
+struct Finding {
+    requirement: &'static str,
+    ok: bool,
+    found: String,
+    cure: Option<String>,
+}
+
+impl Finding {
+    fn met(requirement: &'static str, found: impl Into<String>) -> Self {
+        Self { requirement, ok: true, found: found.into(), cure: None }
+    }
+
+    fn missing(
+        requirement: &'static str,
+        found: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Self {
+        Self { requirement, ok: false, found: found.into(), cure: Some(cure.into()) }
+    }
+}
+
+/// Print every requirement; the exit code is 1 when one is not met.
+pub(super) fn check(json: bool) -> anyhow::Result<ExitCode> {
+    let findings =
+        [kernel(), privileges(), companion(), criu(), plugin(), packet_lock(), placeholder()];
+    if json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+    } else {
+        let mut table = Table::new(&["REQUIREMENT", "", "FOUND"]);
+        for f in &findings {
+            let mark = if f.ok { "ok" } else { "MISSING" };
+            table.row(vec![f.requirement.into(), mark.into(), f.found.clone()]);
+        }
+        print!("{table}");
+        for f in findings.iter().filter(|f| !f.ok) {
+            println!("\n{}: {}", f.requirement, f.found);
+            for line in f.cure.iter().flat_map(|c| c.lines()) {
+                println!("    {line}");
+            }
+        }
+    }
+    Ok(if findings.iter().all(|f| f.ok) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn kernel() -> Finding {
+    const WHAT: &str = "Linux 6.12";
+    let release = release();
+    match version(&release) {
+        Some((6, 12)) => Finding::met(WHAT, release),
+        _ => Finding::missing(WHAT, release, "apt install linux-image-amd64    # Debian 13, then reboot"),
+    }
+}
+
+fn privileges() -> Finding {
+    const WHAT: &str = "privileges";
+    let needed = [Capability::CAP_NET_ADMIN, Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_PTRACE];
+    let lacking: Vec<String> = needed
+        .into_iter()
+        .filter(|c| !caps::has_cap(None, CapSet::Effective, *c).unwrap_or(false))
+        .map(|c| c.to_string())
+        .collect();
+    if lacking.is_empty() {
+        Finding::met(WHAT, "CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_SYS_PTRACE")
+    } else {
+        Finding::missing(WHAT, format!("no {}", lacking.join(", ")), "sudo telecr check")
+    }
+}
+
+fn companion() -> Finding {
+    const WHAT: &str = "SCTP repair mode (kernel)";
+    match Repair::open() {
+        Ok(r) => Finding::met(WHAT, format!("version {}", r.version())),
+        Err(e) => Finding::missing(
+            WHAT,
+            e.to_string(),
+            "apt install dkms linux-headers-amd64 linux-source-6.12\n\
+             dkms install telecr-sctp/"
+                .to_owned()
+                + env!("CARGO_PKG_VERSION")
+                + "\nmodprobe -r sctp_diag sctp; modprobe sctp",
+        ),
+    }
+}
+
+fn criu() -> Finding {
+    const WHAT: &str = "CRIU 4.1 or later";
+    const CURE: &str = "apt install criu    # Debian 13 has 4.1.1";
+    let Ok(out) = Command::new("criu").arg("--version").output() else {
+        return Finding::missing(WHAT, "criu is not in PATH", CURE);
+    };
+    let text = String::from_utf8_lossy(&out.stdout);
+    let found = text.lines().find_map(|l| l.strip_prefix("Version: ")).unwrap_or_default();
+    match version(found) {
+        Some(v) if v < CRIU_MIN => Finding::missing(WHAT, found, CURE),
+        Some(v) if v < (4, 2) && version(&release()).is_some_and(|k| k >= KERNEL_NEEDING_CRIU_4_2) => {
+            Finding::missing(WHAT, format!("{found}, which cannot dump on kernels from 6.16 on"), "install CRIU 4.2")
+        }
+        Some(_) => Finding::met(WHAT, found),
+        None => Finding::missing(WHAT, "criu --version says nothing", CURE),
+    }
+}
+
+fn plugin() -> Finding {
+    const WHAT: &str = "CRIU plugin";
+    if Path::new(PLUGIN).is_file() {
+        Finding::met(WHAT, PLUGIN)
+    } else {
+        Finding::missing(WHAT, format!("{PLUGIN} is not there"), "make install    # in telecr's source")
+    }
+}
+
+fn packet_lock() -> Finding {
+    const WHAT: &str = "nftables (packet lock)";
+    match telecr::lock::status() {
+        Ok(_) => Finding::met(WHAT, "answers"),
+        Err(e) => Finding::missing(WHAT, e.to_string(), "modprobe nf_tables"),
+    }
+}
+
+/// CRIU must be able to hold a userfaultfd in a socket's place.
+fn placeholder() -> Finding {
+    const WHAT: &str = "userfaultfd (placeholder)";
+    if Path::new("/proc/sys/vm/unprivileged_userfaultfd").exists() {
+        Finding::met(WHAT, "built in")
+    } else {
+        Finding::missing(WHAT, "not built into this kernel", "use a Debian kernel")
+    }
+}
+
+fn release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
+
+/// Major and minor number at the front of a version.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn versions_are_read_off_the_front() {
+        assert_eq!(version("6.12.117+deb13-amd64"), Some((6, 12)));
+        assert_eq!(version("4.2"), Some((4, 2)));
+        assert_eq!(version("none"), None);
+    }
+}

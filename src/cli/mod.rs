@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The command line: what each subcommand takes, and who carries it out.
+
+mod check;
+mod generate;
+mod lock;
+mod sctp;
+mod show;
+mod table;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Exit code of a command that ran and found or met something wrong.
+const FAILED: u8 = 1;
+
+/// Move running mobile-core functions between hosts.
+///
+/// telecr carries what CRIU cannot: SCTP sockets with their associations. CRIU
+/// finds the plugin by itself; this command checks a host, looks into images,
+/// and does by hand what the plugin does.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, after_help = "\
+Exit codes:
+  0  done
+  1  it failed, or a requirement is not met
+  2  the command line is wrong
+
+Examples:
+  telecr check
+  telecr sctp list
+  telecr show /var/lib/checkpoint/mme
+  telecr lock 192.0.2.10")]
+pub(crate) struct Cli {
+    /// Say more on standard error; twice for every netlink exchange
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Say what this host lacks for dump and restore, and the command that mends it
+    #[command(after_help = "Exit code 1 when something required is missing.\n\nExample:\n  telecr check --json | jq '.[] | select(.ok == false)'")]
+    Check(Json),
+    /// Print the telecr images in a CRIU image directory
+    #[command(after_help = "Example:\n  telecr show /var/lib/checkpoint/mme --json")]
+    Show {
+        /// The directory given to `criu dump -D`
+        #[arg(value_name = "IMG_DIR")]
+        dir: PathBuf,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// List, dump and restore SCTP sockets without CRIU
+    #[command(subcommand)]
+    Sctp(Sctp),
+    /// Drop every SCTP packet to these addresses until `telecr unlock`
+    ///
+    /// Run it on the destination before the address comes up there: a packet for an
+    /// association that is not there yet would draw an ABORT, which ends it at the peer.
+    #[command(after_help = "Example:\n  telecr lock 192.0.2.10 2001:db8::10")]
+    Lock {
+        /// Local addresses
+        #[arg(required = true, value_name = "ADDRESS")]
+        addresses: Vec<IpAddr>,
+    },
+    /// Let SCTP packets to these addresses through again
+    #[command(after_help = "Example:\n  telecr unlock --all")]
+    Unlock {
+        /// Local addresses
+        #[arg(required_unless_present = "all", value_name = "ADDRESS")]
+        addresses: Vec<IpAddr>,
+        /// Remove the whole lock
+        #[arg(long, conflicts_with = "addresses")]
+        all: bool,
+    },
+    /// List the locked addresses
+    Status(Json),
+    /// Write the man pages or the shell completions
+    #[command(hide = true, subcommand)]
+    Generate(Generate),
+}
+
+#[derive(Subcommand)]
+enum Sctp {
+    /// List SCTP sockets and associations of a process or of the whole host
+    #[command(after_help = "Example:\n  telecr sctp list --pid 4711")]
+    List {
+        /// Only what this process holds, in its network namespace
+        #[arg(long)]
+        pid: Option<i32>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Write one SCTP socket of a process to a file
+    ///
+    /// The socket is in repair mode while it is read and goes on afterwards as if nothing
+    /// had happened. With --kill it stays in repair mode until the process has been killed,
+    /// so that its associations end without a packet and can be restored elsewhere.
+    #[command(after_help = "Example:\n  telecr sctp dump --pid 4711 --fd 7 /tmp/s.img")]
+    Dump {
+        /// The process
+        #[arg(long)]
+        pid: i32,
+        /// Its file descriptor
+        #[arg(long)]
+        fd: i32,
+        /// Kill the process (SIGKILL) once the socket is written
+        #[arg(long)]
+        kill: bool,
+        /// Image to write
+        file: PathBuf,
+    },
+    /// Bring a dumped socket to life and run a command that inherits it
+    ///
+    /// The command finds the socket at the file descriptor named in TELECR_FD.
+    #[command(after_help = "Example:\n  telecr sctp restore /tmp/s.img -- ./server --inherit")]
+    Restore {
+        /// Image to read
+        file: PathBuf,
+        /// The command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<std::ffi::OsString>,
+    },
+}
+
+#[derive(Subcommand)]
+enum Generate {
+    /// Man pages, into DIR
+    Man {
+        /// Directory to write to
+        dir: PathBuf,
+    },
+    /// Completions for bash, zsh and fish, below the share directory DIR
+    Completions {
+        /// Directory to write to
+        dir: PathBuf,
+    },
+}
+
+/// Output for people or for machines.
+#[derive(Args, Clone, Copy)]
+struct Json {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// Run the command line this process was given.
+pub(crate) fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "trace",
+    };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level))
+        .format_timestamp(None)
+        .init();
+    match carry_out(cli.command) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("telecr: {e:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
+    let done = ExitCode::SUCCESS;
+    match command {
+        Command::Check(Json { json }) => return check::check(json),
+        Command::Show { dir, json } => show::show(&dir, json.json)?,
+        Command::Sctp(Sctp::List { pid, json }) => sctp::list(pid, json.json)?,
+        Command::Sctp(Sctp::Dump { pid, fd, kill, file }) => sctp::dump(pid, fd, kill, &file)?,
+        Command::Sctp(Sctp::Restore { file, command }) => sctp::restore(&file, &command)?,
+        Command::Lock { addresses } => lock::lock(&addresses)?,
+        Command::Unlock { addresses, all } => lock::unlock(&addresses, all)?,
+        Command::Status(Json { json }) => lock::status(json)?,
+        Command::Generate(Generate::Man { dir }) => generate::man(&dir)?,
+        Command::Generate(Generate::Completions { dir }) => generate::completions(&dir)?,
+    }
+    Ok(done)
+}

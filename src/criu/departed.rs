@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! After a dump: nothing on this host may answer for associations that left.
+//!
+//! The tasks are dead, their addresses still here: a packet that arrives now
+//! would be out of the blue, and the ABORT it draws would end the association
+//! that is about to live elsewhere. As long as a copy of the frozen sockets is
+//! open, the kernel drops such packets in silence. So the guard keeps its
+//! copies until the addresses have left ([`hold`]), or until a restore on this
+//! very host needs the ports ([`evict`]).
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
+
+use super::scan::Plan;
+use super::{names, proc, sys};
+use crate::netlink::local_addresses;
+use crate::proto::record::Body;
+use crate::sctp::addr;
+use crate::sctp::repair::Repair;
+use crate::{image, sctp};
+
+/// How often the guard looks whether the addresses are still here.
+const LOOK: Duration = Duration::from_millis(50);
+/// An address that stays so long was not meant to move; by then peers have given up.
+const LIMIT: Duration = Duration::from_secs(600);
+/// How long a restore waits for a guard to end.
+const EVICTION: Duration = Duration::from_secs(2);
+
+/// Keeps the sockets of a dead process tree frozen until their addresses have
+/// left this host. Returns at once when the tree lives or speaks to nobody.
+pub(crate) fn hold(plan: &Plan) {
+    let departed = match addresses(plan) {
+        Ok(departed) => departed,
+        Err(e) => {
+            log::error!("cannot read the sockets that left: {e}");
+            return;
+        }
+    };
+    let Some(socket) = plan.sockets.first().filter(|_| !departed.is_empty()) else { return };
+    if let Err(e) = sys::enter_netns_of_socket(socket.file.as_fd()) {
+        log::error!("cannot enter the network namespace of the sockets that left: {e}");
+        return;
+    }
+    let begin = Instant::now();
+    while begin.elapsed() < LIMIT {
+        match local_addresses() {
+            Ok(here) if here.is_disjoint(&departed) => return,
+            Ok(_) => sleep(LOOK),
+            Err(e) => {
+                log::error!("cannot read the addresses of this host: {e}");
+                return;
+            }
+        }
+    }
+}
+
+/// Local addresses of all associations; none when a socket is not frozen any more.
+fn addresses(plan: &Plan) -> sctp::Result<HashSet<IpAddr>> {
+    let mut repair = Repair::open()?;
+    let mut found = HashSet::new();
+    for socket in &plan.sockets {
+        if !repair.is_frozen(socket.file.as_fd())? {
+            return Ok(HashSet::new());
+        }
+        repair.associations(socket.file.as_fd(), |asoc| {
+            let parsed = asoc.local_addrs.iter().filter_map(|a| addr::parse(a));
+            found.extend(parsed.map(|a| a.ip().to_canonical()));
+            Ok(())
+        })?;
+    }
+    Ok(found)
+}
+
+/// Ends guards that hold a port which an image in `dir` needs.
+pub(crate) fn evict(dir: &Path) {
+    let wanted = wanted(dir);
+    if wanted.is_empty() {
+        return;
+    }
+    for pid in guards() {
+        if holds(pid, &wanted) {
+            log::info!("the sockets of an earlier dump, held by process {pid}, make room");
+            end(pid);
+        }
+    }
+}
+
+/// Bound addresses of the sockets in the images.
+fn wanted(dir: &Path) -> HashSet<SocketAddr> {
+    let mut found = HashSet::new();
+    let Ok(entries) = fs::read_dir(dir) else { return found };
+    for entry in entries.flatten() {
+        let is_image = entry.file_name().to_str().and_then(names::image_id).is_some();
+        let Some(file) = is_image.then(|| fs::File::open(entry.path()).ok()).flatten() else { continue };
+        let Ok(mut reader) = image::Reader::new(std::io::BufReader::new(file)) else { continue };
+        while let Ok(Some(body)) = reader.next_record() {
+            if let Body::Endpoint(e) = body {
+                found.extend(e.addrs.iter().filter_map(|a| addr::parse(a)));
+                break;
+            }
+        }
+    }
+    found
+}
+
+/// Guards on this host.
+fn guards() -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim_end() == names::GUARD)
+        })
+        .collect()
+}
+
+/// Does the guard hold a socket bound to one of these?
+fn holds(pid: i32, wanted: &HashSet<SocketAddr>) -> bool {
+    let sockets = || -> std::io::Result<Vec<OwnedFd>> {
+        let pidfd = sys::pidfd_open(pid)?;
+        let sockets = proc::descriptors(pid)?.into_iter().filter(|(_, l)| l.starts_with("socket:["));
+        sockets.map(|(fd, _)| sys::pidfd_getfd(pidfd.as_fd(), fd)).collect()
+    };
+    let (Ok(sockets), Ok(mut repair)) = (sockets(), Repair::open()) else { return false };
+    sockets.iter().any(|s| {
+        matches!(sys::socket_protocol(s.as_fd()), Ok(Some(libc::IPPROTO_SCTP)))
+            && repair.endpoint(s.as_fd()).is_ok_and(|e| {
+                e.addrs.iter().filter_map(|a| addr::parse(a)).any(|a| wanted.contains(&a))
+            })
+    })
+}
+
+/// Its copies of the sockets are closed in repair mode: silently.
+fn end(pid: i32) {
+    let Ok(pidfd) = sys::pidfd_open(pid) else { return };
+    if kill(Pid::from_raw(pid), Signal::SIGTERM).is_ok() {
+        let limit = i32::try_from(EVICTION.as_millis()).unwrap_or(i32::MAX);
+        if !matches!(sys::wait_readable(&[pidfd.as_fd()], limit).as_deref(), Ok([true])) {
+            log::warn!("process {pid} does not let go of the sockets of an earlier dump");
+        }
+    }
+}
