@@ -72,13 +72,12 @@ impl Dump {
         protocol: i32,
         open: OpenIce,
     ) -> Result<Option<Self>> {
-        let mut plan = scan::scan(root, protocol)?;
+        let plan = scan::scan(root, protocol)?;
         if plan.sockets.is_empty() {
             return Ok(None);
         }
         let mut ice = open()?;
         let journal = Journal::new().doing(|| "cannot map the journal")?;
-        plan.frozen = Some(std::time::Instant::now());
         // Before the first freeze: a frozen socket must never be left without a guard.
         let guard = Guard::start(&Orders { plan: &plan, journal: &journal, ice: open, stays_stopped })?;
         if let Err(e) = freeze_all(&plan, ice.as_mut()) {

@@ -16,9 +16,6 @@ use super::{handover, inject, proc, sys};
 
 /// How long after CRIU's death a task may stay in another tracer's hands.
 const SEIZE_LIMIT: Duration = Duration::from_secs(10);
-/// A freeze longer than this may have made the peer's timer back off (the
-/// least retransmission timeout is one second): wake it.
-const LONG_FREEZE: Duration = Duration::from_secs(1);
 /// Shortest and longest time between two looks at the tasks.
 const LOOK_MIN: Duration = Duration::from_millis(2);
 const LOOK_MAX: Duration = Duration::from_millis(20);
@@ -89,7 +86,9 @@ pub(crate) fn watch(orders: &Orders<'_>, criu_pid: i32, criu: &OwnedFd) {
     }
 }
 
-/// Thaws each socket once.
+/// Thaws each socket once, and wakes the peers: even a short freeze loses
+/// packets, and a peer left alone sends them again only after its timer, a
+/// second or more later.
 struct Thawer<'a> {
     orders: &'a Orders<'a>,
     ice: Option<Box<dyn Ice>>,
@@ -103,11 +102,10 @@ impl<'a> Thawer<'a> {
 
     /// Thaws the sockets of a task that are still frozen.
     fn thaw(&mut self, task: &Task) {
-        let wake = self.orders.plan.age() > LONG_FREEZE;
         for slot in &task.slots {
             let Some(socket) = self.orders.plan.sockets.get(slot.socket) else { continue };
             if self.done.insert(slot.socket) {
-                let thawed = self.ice().and_then(|ice| ice.thaw(socket.file.as_fd(), wake));
+                let thawed = self.ice().and_then(|ice| ice.thaw(socket.file.as_fd(), true));
                 if let Err(e) = thawed {
                     log::error!("descriptor {} of process {} stays frozen: {e}", slot.fd, task.pid);
                 }

@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::time::{Duration, Instant};
 
 use super::error::{Context, Error, Result};
 use super::proc::{self, EpollTarget};
@@ -12,8 +11,6 @@ use super::sys;
 
 /// One socket, with our own copies of it.
 pub(crate) struct Socket {
-    /// Its device and inode: one open file each.
-    pub id: (u64, u64),
     /// Our copy.
     pub file: OwnedFd,
     /// What stands in for it; ours too.
@@ -67,15 +64,6 @@ pub(crate) struct Plan {
     pub sockets: Vec<Socket>,
     /// The epoll sets that watch them.
     pub sets: Vec<EpollSet>,
-    /// When the first socket was frozen.
-    pub frozen: Option<Instant>,
-}
-
-impl Plan {
-    /// How long the sockets have been frozen.
-    pub(crate) fn age(&self) -> Duration {
-        self.frozen.map_or(Duration::ZERO, |t| t.elapsed())
-    }
 }
 
 /// What the scan remembers between tasks.
@@ -184,7 +172,7 @@ impl Scan {
             .doing(|| "cannot make a placeholder (the kernel needs CONFIG_USERFAULTFD)")?;
         sys::copy_owner(file.as_fd(), placeholder.as_fd()).doing(|| "cannot copy a socket's owner")?;
         let index = self.plan.sockets.len();
-        self.plan.sockets.push(Socket { id, file, placeholder });
+        self.plan.sockets.push(Socket { file, placeholder });
         self.index.insert(id, index);
         Ok(index)
     }
