@@ -27,11 +27,30 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut proto = prost_build::Config::new();
     proto.type_attribute(".", "#[derive(serde::Serialize)]");
-    for bytes in ["Option.value", "Endpoint.secret", "Association.peer_tsn_map", "Association.strreset_result", "Chunk.data", "Chunk.sinfo"] {
-        proto.field_attribute(format!("telecr.{bytes}"), "#[serde(serialize_with = \"crate::image::json::hex\")]");
+    for bytes in [
+        "Option.value",
+        "Endpoint.secret",
+        "Association.peer_tsn_map",
+        "Association.strreset_result",
+        "Chunk.data",
+        "Chunk.sinfo",
+    ] {
+        proto.field_attribute(
+            format!("telecr.{bytes}"),
+            "#[serde(serialize_with = \"crate::image::json::hex\")]",
+        );
     }
-    for addr in ["Endpoint.addrs", "Association.local_addrs", "Path.addr", "Path.saddr", "Chunk.src"] {
-        proto.field_attribute(format!("telecr.{addr}"), "#[serde(serialize_with = \"crate::image::json::addr\")]");
+    for addr in [
+        "Endpoint.addrs",
+        "Association.local_addrs",
+        "Path.addr",
+        "Path.saddr",
+        "Chunk.src",
+    ] {
+        proto.field_attribute(
+            format!("telecr.{addr}"),
+            "#[serde(serialize_with = \"crate::image::json::addr\")]",
+        );
     }
     proto.compile_fds(protox::compile([PROTO], ["proto"])?)?;
     Ok(())

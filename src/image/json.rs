@@ -35,7 +35,11 @@ impl Field for Vec<Vec<u8>> {
     }
 }
 
-fn write<F: Field, S: Serializer>(field: &F, out: S, show: impl Fn(&[u8]) -> String) -> Result<S::Ok, S::Error> {
+fn write<F: Field, S: Serializer>(
+    field: &F,
+    out: S,
+    show: impl Fn(&[u8]) -> String,
+) -> Result<S::Ok, S::Error> {
     if F::LIST {
         let mut seq = out.serialize_seq(None)?;
         for v in field.values() {
@@ -63,9 +67,11 @@ pub(crate) fn addr<F: Field, S: Serializer>(field: &F, out: S) -> Result<S::Ok, 
 }
 
 fn digits(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut s, b| {
-        // Writing to a String cannot fail.
-        let _ = write!(s, "{b:02x}");
-        s
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut s, b| {
+            // Writing to a String cannot fail.
+            let _ = write!(s, "{b:02x}");
+            s
+        })
 }

@@ -119,13 +119,17 @@ impl<R: Read> Reader<R> {
         self.exact(4)?;
         let prefix = self.buf.as_slice().try_into().map(u32::from_le_bytes);
         let len = prefix.ok().and_then(|n| usize::try_from(n).ok());
-        let len = len.filter(|n| *n <= MAX_RECORD).ok_or(Error::Damaged("record length"))?;
+        let len = len
+            .filter(|n| *n <= MAX_RECORD)
+            .ok_or(Error::Damaged("record length"))?;
         self.exact(len)?;
         let record =
             Record::decode(self.buf.as_slice()).map_err(|_| Error::Damaged("record contents"))?;
         // prost skips what it does not know: that shows when it writes again.
         self.again.clear();
-        record.encode(&mut self.again).map_err(|_| Error::Damaged("record contents"))?;
+        record
+            .encode(&mut self.again)
+            .map_err(|_| Error::Damaged("record contents"))?;
         if record.body.is_none() || self.again != self.buf {
             return Err(Error::Unknown(self.records));
         }
@@ -145,7 +149,10 @@ pub fn verify(path: impl AsRef<Path>) -> Result<Verified> {
 fn walk(file: impl Read) -> Result<Verified> {
     let mut reader = Reader::new(BufReader::new(file))?;
     while reader.next_record()?.is_some() {}
-    Ok(Verified { header: reader.header, records: reader.records })
+    Ok(Verified {
+        header: reader.header,
+        records: reader.records,
+    })
 }
 
 /// Opens an image after walking the whole of it once.

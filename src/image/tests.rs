@@ -8,14 +8,26 @@ use crate::proto::{record::Body, Association, Chunk, Path, Socket};
 
 fn bodies() -> Vec<Body> {
     vec![
-        Body::Socket(Socket { domain: 2, r#type: 1, nonblock: true, options: vec![] }),
+        Body::Socket(Socket {
+            domain: 2,
+            r#type: 1,
+            nonblock: true,
+            options: vec![],
+        }),
         Body::Association(Association {
             id: Some(7),
             my_vtag: Some(0x0102_0304),
-            paths: vec![Path { cwnd: Some(4380), ..Path::default() }],
+            paths: vec![Path {
+                cwnd: Some(4380),
+                ..Path::default()
+            }],
             ..Association::default()
         }),
-        Body::Chunk(Chunk { assoc_id: Some(7), data: Some(vec![9; 50]), ..Chunk::default() }),
+        Body::Chunk(Chunk {
+            assoc_id: Some(7),
+            data: Some(vec![9; 50]),
+            ..Chunk::default()
+        }),
     ]
 }
 
@@ -45,7 +57,11 @@ fn what_is_written_is_read() {
 fn every_truncation_is_refused() {
     let whole = image(bodies());
     for n in 0..whole.len() {
-        assert!(read(&whole[..n]).is_err(), "{n} bytes of {} were taken", whole.len());
+        assert!(
+            read(&whole[..n]).is_err(),
+            "{n} bytes of {} were taken",
+            whole.len()
+        );
     }
 }
 
@@ -83,7 +99,10 @@ fn a_record_from_the_future_is_refused() {
     let mut bytes = MAGIC.to_vec();
     let mut record = {
         use prost::Message;
-        crate::proto::Record { body: Some(Body::Header(sctp_header(1))) }.encode_to_vec()
+        crate::proto::Record {
+            body: Some(Body::Header(sctp_header(1))),
+        }
+        .encode_to_vec()
     };
     let len = |r: &[u8]| u32::try_from(r.len()).unwrap().to_le_bytes();
     bytes.extend(len(&record));

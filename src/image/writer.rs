@@ -24,7 +24,12 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Writing failed.
     pub fn new(out: W, header: Header) -> Result<Self> {
-        let mut w = Self { out, crc: crc32fast::Hasher::new(), records: 0, buf: Vec::new() };
+        let mut w = Self {
+            out,
+            crc: crc32fast::Hasher::new(),
+            records: 0,
+            buf: Vec::new(),
+        };
         w.crc.update(MAGIC);
         w.out.write_all(MAGIC)?;
         w.write(Body::Header(header))?;
@@ -44,7 +49,9 @@ impl<W: Write> Writer<W> {
         let prefix = u32::try_from(len).map_err(|_| Error::TooLong(len))?;
         self.buf.clear();
         self.buf.extend_from_slice(&prefix.to_le_bytes());
-        record.encode(&mut self.buf).map_err(|_| Error::TooLong(len))?;
+        record
+            .encode(&mut self.buf)
+            .map_err(|_| Error::TooLong(len))?;
         self.crc.update(&self.buf);
         self.out.write_all(&self.buf)?;
         self.records += 1;
@@ -56,7 +63,10 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Writing failed.
     pub fn finish(mut self) -> Result<W> {
-        let end = End { records: self.records, crc32: self.crc.clone().finalize() };
+        let end = End {
+            records: self.records,
+            crc32: self.crc.clone().finalize(),
+        };
         self.write(Body::End(end))?;
         self.out.flush()?;
         Ok(self.out)

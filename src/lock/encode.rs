@@ -42,7 +42,11 @@ impl Family {
     pub(super) const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
     pub(super) fn of(addr: IpAddr) -> Self {
-        if addr.is_ipv4() { Self::V4 } else { Self::V6 }
+        if addr.is_ipv4() {
+            Self::V4
+        } else {
+            Self::V6
+        }
     }
 
     fn set(self) -> &'static str {
@@ -174,7 +178,11 @@ pub(super) fn new_rule(family: Family) -> Result<Message> {
             e.nest(2, |data| data.nest(2, |verdict| be32(verdict, 1, 0))) // NF_DROP
         })
     })?;
-    Ok(message(NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND, &w))
+    Ok(message(
+        NEWRULE,
+        libc::NLM_F_CREATE | libc::NLM_F_APPEND,
+        &w,
+    ))
 }
 
 fn expression(
@@ -239,11 +247,17 @@ pub(super) fn list(family: Family) -> Result<Message> {
 pub(super) fn addresses(payload: &[u8]) -> Result<Vec<IpAddr>> {
     let mut found = Vec::new();
     let attrs = Attrs::new(payload.get(4..).unwrap_or_default());
-    let Some(list) = attrs.find(3)? else { return Ok(found) };
+    let Some(list) = attrs.find(3)? else {
+        return Ok(found);
+    };
     for elem in Attrs::new(list) {
         let (_, elem) = elem?;
-        let Some(key) = Attrs::new(elem).find(1)? else { continue };
-        let Some(value) = Attrs::new(key).find(1)? else { continue };
+        let Some(key) = Attrs::new(elem).find(1)? else {
+            continue;
+        };
+        let Some(value) = Attrs::new(key).find(1)? else {
+            continue;
+        };
         found.extend(crate::netlink::ip(value));
     }
     Ok(found)

@@ -64,7 +64,11 @@ pub(super) fn unlock(addrs: &[IpAddr]) -> Result<()> {
             return unlock_all();
         }
         let mut body = Vec::new();
-        by_family(&mut body, locked.intersection(&unwanted).copied(), encode::remove)?;
+        by_family(
+            &mut body,
+            locked.intersection(&unwanted).copied(),
+            encode::remove,
+        )?;
         match transaction(&body) {
             // Somebody else has unlocked one of them: look again.
             Err(e) if missing(&e) => {}

@@ -74,7 +74,10 @@ impl<'a> Iterator for Attrs<'a> {
 /// # Errors
 /// It has another length.
 pub fn get_u16(value: &[u8]) -> Result<u16> {
-    value.try_into().map(u16::from_ne_bytes).map_err(|_| Error::Malformed("attribute is not a u16"))
+    value
+        .try_into()
+        .map(u16::from_ne_bytes)
+        .map_err(|_| Error::Malformed("attribute is not a u16"))
 }
 
 /// The value of an attribute that holds a `u32`.
@@ -82,7 +85,10 @@ pub fn get_u16(value: &[u8]) -> Result<u16> {
 /// # Errors
 /// It has another length.
 pub fn get_u32(value: &[u8]) -> Result<u32> {
-    value.try_into().map(u32::from_ne_bytes).map_err(|_| Error::Malformed("attribute is not a u32"))
+    value
+        .try_into()
+        .map(u32::from_ne_bytes)
+        .map_err(|_| Error::Malformed("attribute is not a u32"))
 }
 
 /// Writes attributes behind one another.

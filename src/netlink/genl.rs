@@ -31,8 +31,14 @@ impl Genl {
         let (mut id, mut version) = (None, None);
         let answer = socket.request(msg, |payload| {
             let attrs = attributes(payload)?;
-            id = attrs.find(u16::from(CtrlAttr::FamilyId))?.map(get_u16).transpose()?;
-            version = attrs.find(u16::from(CtrlAttr::Version))?.map(get_u32).transpose()?;
+            id = attrs
+                .find(u16::from(CtrlAttr::FamilyId))?
+                .map(get_u16)
+                .transpose()?;
+            version = attrs
+                .find(u16::from(CtrlAttr::Version))?
+                .map(get_u32)
+                .transpose()?;
             Ok(())
         });
         match answer {
@@ -42,7 +48,11 @@ impl Genl {
             other => other?,
         }
         match (id, version) {
-            (Some(id), Some(version)) => Ok(Self { socket, id, version }),
+            (Some(id), Some(version)) => Ok(Self {
+                socket,
+                id,
+                version,
+            }),
             _ => Err(Error::Malformed("family without number or version")),
         }
     }
@@ -68,7 +78,8 @@ impl Genl {
         mut reply: impl FnMut(Attrs<'_>) -> Result<()>,
     ) -> Result<()> {
         let msg = self.message(command, attrs);
-        self.socket.request(msg, |payload| reply(attributes(payload)?))
+        self.socket
+            .request(msg, |payload| reply(attributes(payload)?))
     }
 
     /// A dump; `entry` sees the attributes of each entry.
@@ -104,7 +115,10 @@ impl Genl {
 }
 
 fn attributes(payload: &[u8]) -> Result<Attrs<'_>> {
-    payload.get(HEADER..).map(Attrs::new).ok_or(Error::Malformed("no generic netlink header"))
+    payload
+        .get(HEADER..)
+        .map(Attrs::new)
+        .ok_or(Error::Malformed("no generic netlink header"))
 }
 
 #[cfg(test)]
@@ -119,7 +133,12 @@ mod tests {
 
     #[test]
     fn a_family_that_is_not_there_is_named() {
-        let Err(e) = Genl::connect("telecr_none") else { panic!("found") };
-        assert_eq!(e.to_string(), "the kernel has no netlink family telecr_none");
+        let Err(e) = Genl::connect("telecr_none") else {
+            panic!("found")
+        };
+        assert_eq!(
+            e.to_string(),
+            "the kernel has no netlink family telecr_none"
+        );
     }
 }

@@ -24,7 +24,11 @@ impl Message {
         let flags = u16::try_from(flags).unwrap_or_default();
         let mut payload = header.to_vec();
         payload.resize(align(payload.len()), 0);
-        Self { kind, flags, payload }
+        Self {
+            kind,
+            flags,
+            payload,
+        }
     }
 
     /// Adds attributes.
@@ -50,7 +54,8 @@ impl Message {
     }
 
     pub(super) fn write(&self, seq: u32, out: &mut Vec<u8>) -> Result<()> {
-        let len = u32::try_from(HEADER + self.payload.len()).map_err(|_| Error::TooLong("message"))?;
+        let len =
+            u32::try_from(HEADER + self.payload.len()).map_err(|_| Error::TooLong("message"))?;
         out.extend_from_slice(&len.to_ne_bytes());
         out.extend_from_slice(&self.kind.to_ne_bytes());
         out.extend_from_slice(&self.flags.to_ne_bytes());
@@ -121,7 +126,10 @@ pub(super) fn verdict(msg: &Received<'_>) -> Result<()> {
         Some(n) if done && n > 0 => return Ok(()),
         Some(n) => n.checked_neg().unwrap_or(libc::EINVAL),
     };
-    let mut refusal = Refusal { errno, message: None };
+    let mut refusal = Refusal {
+        errno,
+        message: None,
+    };
     if msg.flags & NLM_F_ACK_TLVS != 0 {
         let skip = if done {
             4
@@ -179,8 +187,15 @@ mod tests {
         let mut payload = (-libc::EOPNOTSUPP).to_ne_bytes().to_vec();
         payload.extend([0; HEADER]);
         payload.extend(w.bytes());
-        let msg = Received { kind: ERROR, flags: 0x300, seq: 1, payload: &payload };
-        let Err(Error::Refused(r)) = verdict(&msg) else { panic!("not refused") };
+        let msg = Received {
+            kind: ERROR,
+            flags: 0x300,
+            seq: 1,
+            payload: &payload,
+        };
+        let Err(Error::Refused(r)) = verdict(&msg) else {
+            panic!("not refused")
+        };
         assert_eq!(r.errno, libc::EOPNOTSUPP);
         assert_eq!(r.message.as_deref(), Some("cannot be carried: AUTH"));
     }

@@ -67,13 +67,21 @@ impl Socket {
         };
         let mut inner = netlink_sys::Socket::new(number).map_err(io("socket"))?;
         inner.bind_auto().map_err(io("bind"))?;
-        inner.connect(&SocketAddr::new(0, 0)).map_err(io("connect"))?;
+        inner
+            .connect(&SocketAddr::new(0, 0))
+            .map_err(io("connect"))?;
         inner.set_ext_ack(true).map_err(io("extended ack"))?;
         inner.set_cap_ack(true).map_err(io("capped ack"))?;
         // The kernel answers while it is asked; waiting longer means a fault.
         nix::sys::socket::setsockopt(&inner, ReceiveTimeout, &TimeVal::new(PATIENCE, 0))
             .map_err(|e| io("time limit")(e.into()))?;
-        Ok(Self { inner, seq: 0, buf: Vec::with_capacity(RECEIVE), queue: Vec::new(), queued: 0 })
+        Ok(Self {
+            inner,
+            seq: 0,
+            buf: Vec::with_capacity(RECEIVE),
+            queue: Vec::new(),
+            queued: 0,
+        })
     }
 
     fn next_seq(&mut self) -> u32 {
@@ -109,7 +117,11 @@ impl Socket {
     ///
     /// # Errors
     /// The kernel's refusal, with its words.
-    pub fn request(&mut self, mut msg: Message, mut reply: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub fn request(
+        &mut self,
+        mut msg: Message,
+        mut reply: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         msg.flag(flags::REQUEST | flags::ACK);
         let seq = self.next_seq();
         let mut bytes = Vec::with_capacity(msg.len());
@@ -197,7 +209,9 @@ impl Socket {
         let mut queue = std::mem::take(&mut self.queue);
         let mut bytes = Vec::with_capacity(self.queued);
         self.queued = 0;
-        let Some(last) = queue.last_mut() else { return Ok(()) };
+        let Some(last) = queue.last_mut() else {
+            return Ok(());
+        };
         last.flag(flags::ACK);
         let first = self.seq.wrapping_add(1);
         for msg in &queue {
@@ -230,7 +244,9 @@ impl Socket {
         if body.is_empty() {
             return Ok(());
         }
-        let count = usize::try_from(last.wrapping_sub(first)).unwrap_or(usize::MAX).saturating_add(1);
+        let count = usize::try_from(last.wrapping_sub(first))
+            .unwrap_or(usize::MAX)
+            .saturating_add(1);
         self.answers(first, count, Some(first))
     }
 

@@ -32,7 +32,11 @@ pub fn dump(
     }))?;
 
     if endpoint.port.is_some_and(|p| p != 0) {
-        summary.local = endpoint.addrs.iter().filter_map(|a| addr::parse(a)).collect();
+        summary.local = endpoint
+            .addrs
+            .iter()
+            .filter_map(|a| addr::parse(a))
+            .collect();
     }
     summary.listening = endpoint.state == Some(LISTEN);
     out.write(Body::Endpoint(endpoint))?;
@@ -90,7 +94,9 @@ fn write_sent(sent: &mut Vec<Chunk>, out: &mut image::Writer<impl Write>) -> Res
 /// Sorts by TSN in serial number arithmetic (RFC 1982): the distance from any
 /// of them, with those behind it put first: all lie within half the number space.
 fn sort_by_tsn(sent: &mut [Chunk]) {
-    let Some(base) = sent.first().map(wire_tsn) else { return };
+    let Some(base) = sent.first().map(wire_tsn) else {
+        return;
+    };
     sent.sort_by_key(|c| wire_tsn(c).wrapping_sub(base).wrapping_add(1 << 31));
 }
 
@@ -109,10 +115,14 @@ mod tests {
         let chunk = |tsn: u32| {
             let mut data = vec![0, 3, 0, 17];
             data.extend(tsn.to_be_bytes());
-            Chunk { data: Some(data), ..Chunk::default() }
+            Chunk {
+                data: Some(data),
+                ..Chunk::default()
+            }
         };
-        let mut sent: Vec<Chunk> =
-            [1, u32::MAX, 0, u32::MAX - 5, 7, u32::MAX - 1].map(chunk).into();
+        let mut sent: Vec<Chunk> = [1, u32::MAX, 0, u32::MAX - 5, 7, u32::MAX - 1]
+            .map(chunk)
+            .into();
         sort_by_tsn(&mut sent);
         let order: Vec<u32> = sent.iter().map(wire_tsn).collect();
         assert_eq!(order, [u32::MAX - 5, u32::MAX - 1, u32::MAX, 0, 1, 7]);

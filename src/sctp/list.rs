@@ -98,8 +98,8 @@ pub fn all() -> Result<Vec<Socket>> {
 /// # Errors
 /// No such process, no right to look at it, or the kernel's refusal.
 pub fn of_process(pid: i32) -> Result<Vec<Socket>> {
-    let ns = File::open(format!("/proc/{pid}/ns/net"))
-        .map_err(Error::sys(format!("process {pid}")))?;
+    let ns =
+        File::open(format!("/proc/{pid}/ns/net")).map_err(Error::sys(format!("process {pid}")))?;
     let held = holders::scan(Some(pid));
     let mut found = named(in_namespace(ns)?, held);
     found.retain(|s| !s.holders.is_empty());
@@ -122,5 +122,7 @@ fn in_namespace(ns: File) -> Result<Vec<Socket>> {
             .map_err(|e| Error::sys("cannot enter network namespace")(e.into()))?;
         diag::read()
     });
-    worker.join().unwrap_or(Err(Error::BadImage("list thread ended early")))
+    worker
+        .join()
+        .unwrap_or(Err(Error::BadImage("list thread ended early")))
 }

@@ -26,7 +26,11 @@ pub fn read(fd: BorrowedFd<'_>, connected: bool) -> Result<Vec<proto::Option>> {
     for entry in TABLE.iter().filter(|e| !(connected && e.how == How::Alone)) {
         match get(fd, entry) {
             Ok(value) => {
-                all.push(proto::Option { level: entry.level, name: entry.name, value });
+                all.push(proto::Option {
+                    level: entry.level,
+                    name: entry.name,
+                    value,
+                });
             }
             Err(e) if absent(&e) => {}
             Err(e) => return Err(Error::sys(format!("getsockopt {}", entry.text))(e)),
@@ -45,7 +49,10 @@ pub fn write(fd: BorrowedFd<'_>, options: &[proto::Option], stage: Stage) -> Res
         return Err(Error::BadImage("socket option this telecr does not know"));
     }
     for entry in TABLE.iter().filter(|e| e.stage == stage) {
-        for option in options.iter().filter(|o| o.level == entry.level && o.name == entry.name) {
+        for option in options
+            .iter()
+            .filter(|o| o.level == entry.level && o.name == entry.name)
+        {
             set(fd, entry, &option.value)
                 .map_err(Error::sys(format!("setsockopt {}", entry.text)))?;
         }
@@ -103,14 +110,24 @@ mod tests {
     #[test]
     fn no_option_stands_twice_in_the_table() {
         for (n, a) in TABLE.iter().enumerate() {
-            assert!(!TABLE[n + 1..].iter().any(|b| (a.level, a.name) == (b.level, b.name)), "{}", a.text);
+            assert!(
+                !TABLE[n + 1..]
+                    .iter()
+                    .any(|b| (a.level, a.name) == (b.level, b.name)),
+                "{}",
+                a.text
+            );
         }
     }
 
     #[test]
     fn an_unknown_option_is_refused() {
         let s = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let o = proto::Option { level: 9999, name: 1, value: vec![] };
+        let o = proto::Option {
+            level: 9999,
+            name: 1,
+            value: vec![],
+        };
         assert!(write(s.as_fd(), &[o], Stage::Unbound).is_err());
     }
 
@@ -121,8 +138,20 @@ mod tests {
         let b = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let linger: Vec<u8> = [1i32, 30].iter().flat_map(|n| n.to_ne_bytes()).collect();
         sockopt::set(a.as_fd(), libc::SOL_SOCKET, libc::SO_LINGER, &linger).unwrap();
-        sockopt::set(a.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, &60_000i32.to_ne_bytes()).unwrap();
-        sockopt::set(a.as_fd(), libc::IPPROTO_IP, libc::IP_TOS, &0x68i32.to_ne_bytes()).unwrap();
+        sockopt::set(
+            a.as_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUF,
+            &60_000i32.to_ne_bytes(),
+        )
+        .unwrap();
+        sockopt::set(
+            a.as_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_TOS,
+            &0x68i32.to_ne_bytes(),
+        )
+        .unwrap();
         let read_a: Vec<_> = read(a.as_fd(), false).unwrap();
         write(b.as_fd(), &read_a, Stage::Unbound).unwrap();
         assert_eq!(read(b.as_fd(), false).unwrap(), read_a);

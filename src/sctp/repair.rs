@@ -62,7 +62,10 @@ impl Repair {
         })?;
         let have = genl.version();
         if have < VERSION_NEEDED {
-            return Err(Error::TooOld { have, need: VERSION_NEEDED });
+            return Err(Error::TooOld {
+                have,
+                need: VERSION_NEEDED,
+            });
         }
         Ok(Self { genl })
     }
@@ -162,7 +165,9 @@ impl Repair {
         mut each: impl FnMut(T) -> Result<()>,
     ) -> Result<()> {
         self.genl
-            .dump(command(cmd), &socket(fd)?, |attrs| each(T::from_attrs(attrs)?))
+            .dump(command(cmd), &socket(fd)?, |attrs| {
+                each(T::from_attrs(attrs)?)
+            })
             .map_err(|e| match e {
                 Error::Netlink(n) => Error::doing("read SCTP associations")(n),
                 other => other,
@@ -247,6 +252,8 @@ impl Repair {
     /// # Errors
     /// The kernel's refusal of one of them.
     pub fn flush(&mut self) -> Result<()> {
-        self.genl.flush().map_err(Error::doing("refill SCTP queues"))
+        self.genl
+            .flush()
+            .map_err(Error::doing("refill SCTP queues"))
     }
 }

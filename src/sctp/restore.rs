@@ -53,7 +53,10 @@ pub fn restore(
     options::write(fd, &socket.options, Stage::Bound)?;
     repair.set_endpoint(fd, &endpoint)?;
     if endpoint.state == Some(LISTEN) {
-        let backlog = endpoint.backlog.and_then(|b| i32::try_from(b).ok()).unwrap_or(i32::MAX);
+        let backlog = endpoint
+            .backlog
+            .and_then(|b| i32::try_from(b).ok())
+            .unwrap_or(i32::MAX);
         sockopt::listen(fd, backlog).map_err(Error::sys("listen"))?;
         summary.listening = true;
     }
@@ -89,7 +92,11 @@ fn create(socket: &Socket) -> Result<OwnedFd> {
         .ok()
         .filter(|t| *t == libc::SOCK_STREAM)
         .ok_or(Error::BadImage("only one-to-one sockets are supported"))?;
-    let flags = if socket.nonblock { libc::SOCK_NONBLOCK } else { 0 };
+    let flags = if socket.nonblock {
+        libc::SOCK_NONBLOCK
+    } else {
+        0
+    };
     sockopt::socket(domain, kind | flags).map_err(Error::sys("SCTP socket"))
 }
 
@@ -133,16 +140,27 @@ mod tests {
     fn a_missing_address_is_named_with_its_cure() {
         let a = addr::bytes("192.0.2.10:36412".parse().unwrap());
         let e = present(&a, &HashSet::new()).unwrap_err().to_string();
-        assert_eq!(e, "address 192.0.2.10 is not on this host; ip address add 192.0.2.10/32 dev DEV");
+        assert_eq!(
+            e,
+            "address 192.0.2.10 is not on this host; ip address add 192.0.2.10/32 dev DEV"
+        );
         let any = addr::bytes("[::]:36412".parse().unwrap());
         assert!(present(&any, &HashSet::new()).is_ok());
     }
 
     #[test]
     fn only_one_to_one_sockets_are_made() {
-        let s = Socket { domain: 2, r#type: 5, ..Socket::default() };
+        let s = Socket {
+            domain: 2,
+            r#type: 5,
+            ..Socket::default()
+        };
         assert!(create(&s).unwrap_err().to_string().contains("one-to-one"));
-        let s = Socket { domain: 99, r#type: 1, ..Socket::default() };
+        let s = Socket {
+            domain: 99,
+            r#type: 1,
+            ..Socket::default()
+        };
         assert!(create(&s).unwrap_err().to_string().contains("family"));
     }
 }

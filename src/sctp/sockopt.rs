@@ -16,11 +16,22 @@ fn check(ret: libc::c_int) -> io::Result<libc::c_int> {
 
 /// Reads an option into `value`, which holds what the option asks for; `value`
 /// is cut to what the kernel wrote.
-pub(super) fn get(fd: BorrowedFd<'_>, level: i32, name: i32, value: &mut Vec<u8>) -> io::Result<()> {
+pub(super) fn get(
+    fd: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    value: &mut Vec<u8>,
+) -> io::Result<()> {
     let mut len = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
     // SAFETY: `value` is as long as `len` says, and both live across the call.
     check(unsafe {
-        libc::getsockopt(fd.as_raw_fd(), level, name, value.as_mut_ptr().cast(), &raw mut len)
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            value.as_mut_ptr().cast(),
+            &raw mut len,
+        )
     })?;
     value.truncate(usize::try_from(len).unwrap_or(usize::MAX));
     Ok(())

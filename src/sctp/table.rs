@@ -30,17 +30,30 @@ pub(super) const fn number(attr: u32) -> u16 {
 }
 
 macro_rules! read {
-    (u16, $to:expr, $value:expr) => { $to = Some(u32::from(get_u16($value)?)) };
-    (u32, $to:expr, $value:expr) => { $to = Some(get_u32($value)?) };
-    (bytes, $to:expr, $value:expr) => { $to = Some($value.to_vec()) };
-    (many, $to:expr, $value:expr) => { $to.push($value.to_vec()) };
-    (nests, $to:expr, $value:expr) => { $to.push(Carried::from_attrs(Attrs::new($value))?) };
+    (u16, $to:expr, $value:expr) => {
+        $to = Some(u32::from(get_u16($value)?))
+    };
+    (u32, $to:expr, $value:expr) => {
+        $to = Some(get_u32($value)?)
+    };
+    (bytes, $to:expr, $value:expr) => {
+        $to = Some($value.to_vec())
+    };
+    (many, $to:expr, $value:expr) => {
+        $to.push($value.to_vec())
+    };
+    (nests, $to:expr, $value:expr) => {
+        $to.push(Carried::from_attrs(Attrs::new($value))?)
+    };
 }
 
 macro_rules! write {
     (u16, $msg:ident, $from:expr, $attr:expr, $out:expr, $field:expr) => {
         if let Some(v) = $from {
-            let v = u16::try_from(v).map_err(|_| Error::OutOfRange { of: stringify!($msg), field: $field })?;
+            let v = u16::try_from(v).map_err(|_| Error::OutOfRange {
+                of: stringify!($msg),
+                field: $field,
+            })?;
             $out.put_u16($attr, v)?;
         }
     };
@@ -292,12 +305,18 @@ mod tests {
         let mut out = Writer::new();
         out.put_u32(1000, 1).unwrap();
         let e = Association::from_attrs(Attrs::new(out.bytes())).unwrap_err();
-        assert!(e.to_string().contains("attribute 1000 of Association"), "{e}");
+        assert!(
+            e.to_string().contains("attribute 1000 of Association"),
+            "{e}"
+        );
     }
 
     #[test]
     fn a_port_beyond_16_bits_is_refused() {
-        let a = Association { peer_port: Some(70000), ..Association::default() };
+        let a = Association {
+            peer_port: Some(70000),
+            ..Association::default()
+        };
         let e = a.to_attrs(&mut Writer::new()).unwrap_err();
         assert!(e.to_string().contains("peer_port of Association"), "{e}");
     }

@@ -33,21 +33,45 @@ fn locks_add_up_and_go() {
         let a = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
         lock(&a).unwrap();
         lock(&a).unwrap();
-        lock(&["192.0.2.2".parse().unwrap(), "::ffff:192.0.2.3".parse().unwrap()]).unwrap();
-        assert_eq!(status().unwrap(), set(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"]));
+        lock(&[
+            "192.0.2.2".parse().unwrap(),
+            "::ffff:192.0.2.3".parse().unwrap(),
+        ])
+        .unwrap();
+        assert_eq!(
+            status().unwrap(),
+            set(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"])
+        );
 
         unlock(&["192.0.2.2".parse().unwrap(), "192.0.2.99".parse().unwrap()]).unwrap();
-        assert_eq!(status().unwrap(), set(&["192.0.2.1", "192.0.2.3", "2001:db8::1"]));
+        assert_eq!(
+            status().unwrap(),
+            set(&["192.0.2.1", "192.0.2.3", "2001:db8::1"])
+        );
 
-        if let Ok(out) = std::process::Command::new("nft").args(["list", "ruleset"]).output() {
+        if let Ok(out) = std::process::Command::new("nft")
+            .args(["list", "ruleset"])
+            .output()
+        {
             let text = String::from_utf8_lossy(&out.stdout);
             println!("{text}");
             assert_eq!(text.matches("drop").count(), 2, "{text}");
-            assert!(text.contains("ip daddr @local4 meta l4proto sctp drop"), "{text}");
-            assert!(text.contains("ip6 daddr @local6 meta l4proto sctp drop"), "{text}");
+            assert!(
+                text.contains("ip daddr @local4 meta l4proto sctp drop"),
+                "{text}"
+            );
+            assert!(
+                text.contains("ip6 daddr @local6 meta l4proto sctp drop"),
+                "{text}"
+            );
         }
 
-        unlock(&["192.0.2.1".parse().unwrap(), "192.0.2.3".parse().unwrap(), "2001:db8::1".parse().unwrap()]).unwrap();
+        unlock(&[
+            "192.0.2.1".parse().unwrap(),
+            "192.0.2.3".parse().unwrap(),
+            "2001:db8::1".parse().unwrap(),
+        ])
+        .unwrap();
         assert_eq!(status().unwrap(), set(&[]));
         unlock_all().unwrap();
     });
@@ -56,7 +80,9 @@ fn locks_add_up_and_go() {
 #[test]
 fn three_thousand_addresses_are_one_transaction() {
     in_namespace(|| {
-        let many: Vec<IpAddr> = (0..3000u32).map(|n| std::net::Ipv4Addr::from(0x0a00_0000 + n).into()).collect();
+        let many: Vec<IpAddr> = (0..3000u32)
+            .map(|n| std::net::Ipv4Addr::from(0x0a00_0000 + n).into())
+            .collect();
         lock(&many).unwrap();
         assert_eq!(status().unwrap().len(), 3000);
     });

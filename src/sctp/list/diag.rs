@@ -87,13 +87,20 @@ fn parse(payload: &[u8]) -> netlink::Result<Socket> {
 }
 
 fn addresses(value: Option<&[u8]>) -> Vec<SocketAddr> {
-    value.unwrap_or_default().chunks(STORAGE).filter_map(addr::parse_storage).collect()
+    value
+        .unwrap_or_default()
+        .chunks(STORAGE)
+        .filter_map(addr::parse_storage)
+        .collect()
 }
 
 /// An association is reported next to the socket it hangs on.
 fn without_doubles(mut found: Vec<Socket>) -> Vec<Socket> {
-    let connected: HashSet<u32> =
-        found.iter().filter(|s| !s.peer.is_empty()).map(|s| s.inode).collect();
+    let connected: HashSet<u32> = found
+        .iter()
+        .filter(|s| !s.peer.is_empty())
+        .map(|s| s.inode)
+        .collect();
     found.retain(|s| s.state != State::Closed || !connected.contains(&s.inode));
     found
 }
@@ -126,14 +133,22 @@ mod tests {
         payload[60..64].copy_from_slice(&77u32.to_ne_bytes());
         payload[68..72].copy_from_slice(&4711u32.to_ne_bytes());
         let mut attrs = netlink::Writer::new();
-        attrs.put(INET_DIAG_LOCALS, &storage("192.0.2.1:0")).unwrap();
+        attrs
+            .put(INET_DIAG_LOCALS, &storage("192.0.2.1:0"))
+            .unwrap();
         let peers = [storage("192.0.2.2:0"), storage("192.0.2.3:0")].concat();
         attrs.put(INET_DIAG_PEERS, &peers).unwrap();
         payload.extend(attrs.bytes());
         let s = parse(&payload).unwrap();
         assert_eq!(s.state, State::Established);
         assert_eq!(s.local, ["192.0.2.1:36412".parse().unwrap()]);
-        assert_eq!(s.peer, ["192.0.2.2:5000".parse().unwrap(), "192.0.2.3:5000".parse().unwrap()]);
+        assert_eq!(
+            s.peer,
+            [
+                "192.0.2.2:5000".parse().unwrap(),
+                "192.0.2.3:5000".parse().unwrap()
+            ]
+        );
         assert_eq!((s.recv_queue, s.send_queue, s.inode), (0, 77, 4711));
     }
 }

@@ -30,13 +30,17 @@ pub(super) fn scan(only: Option<i32>) -> HashMap<u32, Vec<Holder>> {
     let all: Vec<i32> = only.map_or_else(|| pids().collect(), |p| vec![p]);
     for pid in all {
         let dir = format!("/proc/{pid}");
-        let Ok(fds) = fs::read_dir(format!("{dir}/fd")) else { continue };
+        let Ok(fds) = fs::read_dir(format!("{dir}/fd")) else {
+            continue;
+        };
         let command = fs::read_to_string(format!("{dir}/comm")).unwrap_or_default();
         for entry in fds.flatten() {
             let number = entry.file_name().to_str().and_then(|n| n.parse().ok());
             if let (Some(fd), Some(inode)) = (number, socket_inode(&entry.path())) {
                 let command = command.trim_end().to_owned();
-                held.entry(inode).or_default().push(Holder { pid, command, fd });
+                held.entry(inode)
+                    .or_default()
+                    .push(Holder { pid, command, fd });
             }
         }
     }
@@ -45,14 +49,21 @@ pub(super) fn scan(only: Option<i32>) -> HashMap<u32, Vec<Holder>> {
 
 fn socket_inode(link: &Path) -> Option<u32> {
     let target = fs::read_link(link).ok()?;
-    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    target
+        .to_str()?
+        .strip_prefix("socket:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
 }
 
 /// One handle on each network namespace some process lives in.
 pub(super) fn namespaces() -> Vec<File> {
     let mut found = BTreeMap::new();
     for pid in pids() {
-        let Ok(file) = File::open(format!("/proc/{pid}/ns/net")) else { continue };
+        let Ok(file) = File::open(format!("/proc/{pid}/ns/net")) else {
+            continue;
+        };
         let Ok(meta) = file.metadata() else { continue };
         found.entry(meta.ino()).or_insert(file);
     }

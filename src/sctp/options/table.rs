@@ -53,7 +53,14 @@ const IPV6: i32 = libc::IPPROTO_IPV6;
 const ASSOC_VALUE: usize = 8;
 
 const fn at(level: i32, name: i32, text: &'static str, len: usize) -> Entry {
-    Entry { level, name, text, len, stage: Stage::Unbound, how: How::AsRead }
+    Entry {
+        level,
+        name,
+        text,
+        len,
+        stage: Stage::Unbound,
+        how: How::AsRead,
+    }
 }
 
 const fn how(entry: Entry, how: How) -> Entry {
@@ -61,14 +68,22 @@ const fn how(entry: Entry, how: How) -> Entry {
 }
 
 const fn bound(entry: Entry) -> Entry {
-    Entry { stage: Stage::Bound, ..entry }
+    Entry {
+        stage: Stage::Bound,
+        ..entry
+    }
 }
 
 pub(super) const TABLE: &[Entry] = &[
     // Which addresses and ports may be shared and seen: before all else.
     at(SOCKET, libc::SO_REUSEADDR, "SO_REUSEADDR", 4),
     at(SOCKET, libc::SO_REUSEPORT, "SO_REUSEPORT", 4),
-    at(SOCKET, libc::SO_BINDTODEVICE, "SO_BINDTODEVICE", libc::IFNAMSIZ),
+    at(
+        SOCKET,
+        libc::SO_BINDTODEVICE,
+        "SO_BINDTODEVICE",
+        libc::IFNAMSIZ,
+    ),
     at(SCTP, 36, "SCTP_REUSE_PORT", 4),
     at(IPV6, libc::IPV6_V6ONLY, "IPV6_V6ONLY", 4),
     at(IP, libc::IP_FREEBIND, "IP_FREEBIND", 4),
@@ -76,8 +91,18 @@ pub(super) const TABLE: &[Entry] = &[
     at(IPV6, 78, "IPV6_FREEBIND", 4),
     at(IPV6, libc::IPV6_TRANSPARENT, "IPV6_TRANSPARENT", 4),
     // Buffers; SO_BUF_LOCK tells which of them the application has set itself.
-    how(at(SOCKET, libc::SO_RCVBUF, "SO_RCVBUF", 4), How::Buffer { force: libc::SO_RCVBUFFORCE }),
-    how(at(SOCKET, libc::SO_SNDBUF, "SO_SNDBUF", 4), How::Buffer { force: libc::SO_SNDBUFFORCE }),
+    how(
+        at(SOCKET, libc::SO_RCVBUF, "SO_RCVBUF", 4),
+        How::Buffer {
+            force: libc::SO_RCVBUFFORCE,
+        },
+    ),
+    how(
+        at(SOCKET, libc::SO_SNDBUF, "SO_SNDBUF", 4),
+        How::Buffer {
+            force: libc::SO_SNDBUFFORCE,
+        },
+    ),
     at(SOCKET, 72, "SO_BUF_LOCK", 4),
     at(SOCKET, libc::SO_RCVLOWAT, "SO_RCVLOWAT", 4),
     at(SOCKET, libc::SO_RCVTIMEO, "SO_RCVTIMEO", 16),
@@ -141,7 +166,12 @@ pub(super) const TABLE: &[Entry] = &[
     at(SCTP, 125, "SCTP_INTERLEAVING_SUPPORTED", ASSOC_VALUE),
     at(SCTP, 128, "SCTP_ASCONF_SUPPORTED", ASSOC_VALUE),
     at(SCTP, 130, "SCTP_ECN_SUPPORTED", ASSOC_VALUE),
-    at(SCTP, 131, "SCTP_EXPOSE_POTENTIALLY_FAILED_STATE", ASSOC_VALUE),
+    at(
+        SCTP,
+        131,
+        "SCTP_EXPOSE_POTENTIALLY_FAILED_STATE",
+        ASSOC_VALUE,
+    ),
     // Asks that the socket be bound to any address.
     bound(at(SCTP, 30, "SCTP_AUTO_ASCONF", 4)),
 ];
