@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What differs between processors when a stopped thread is made to run a
-//! system call. Only `x86_64` for now; another one needs these six items.
+//! system call. Only `x86_64` for now; another one needs the items below.
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("telecr's hand-over knows only x86_64: add the processor to src/criu/arch.rs");
@@ -34,6 +34,17 @@ pub(crate) fn patch(word: u64) -> u64 {
 /// Whether a thread stands in our instructions, given the word's address.
 pub(crate) fn at_site(regs: &Regs, word_addr: u64) -> bool {
     (word_addr..word_addr.saturating_add(8)).contains(&regs.rip)
+}
+
+/// Where a thread is.
+pub(crate) fn ip(regs: &Regs) -> u64 {
+    regs.rip
+}
+
+/// Whether these are the instructions by which CRIU makes a thread run a system
+/// call: `syscall; int3`.
+pub(crate) fn is_criu_code(code: &[u8]) -> bool {
+    code.starts_with(&[0x0f, 0x05, 0xcc])
 }
 
 /// Registers that make the thread run system call `nr` at our instructions.

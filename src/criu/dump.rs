@@ -10,7 +10,7 @@ use super::error::{Context, Error, Result};
 use super::guard::{self, Guard, Ice, OpenIce, Orders};
 use super::journal::{Journal, Phase};
 use super::scan::{self, Plan};
-use super::{handover, names, sys};
+use super::{handover, names, snapshot, sys};
 use crate::image;
 use crate::sctp::repair::Repair;
 
@@ -79,7 +79,9 @@ impl Dump {
         let mut ice = open()?;
         let journal = Journal::new().doing(|| "cannot map the journal")?;
         // Before the first freeze: a frozen socket must never be left without a guard.
-        let guard = Guard::start(&Orders { plan: &plan, journal: &journal, ice: open, stays_stopped })?;
+        let snapshot = snapshot::take(&plan)?;
+        let orders = Orders { plan: &plan, snapshot: &snapshot, journal: &journal, ice: open, stays_stopped };
+        let guard = Guard::start(&orders)?;
         if let Err(e) = freeze_all(&plan, ice.as_mut()) {
             guard::dismiss(guard, &journal);
             return Err(e);

@@ -21,6 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::error::{Context, Result};
 use super::journal::{Journal, Phase};
 use super::scan::Plan;
+use super::snapshot::Snapshot;
 use super::{departed, logger, names, rescue, sys};
 
 /// How sockets of a kind are frozen and thawed.
@@ -43,6 +44,8 @@ pub(crate) struct Guard {
 pub(crate) struct Orders<'a> {
     /// Everything that was found.
     pub plan: &'a Plan,
+    /// What the threads were doing.
+    pub snapshot: &'a Snapshot,
     /// How far CRIU is.
     pub journal: &'a Journal,
     /// How to thaw.

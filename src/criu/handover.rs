@@ -232,6 +232,19 @@ pub(crate) fn clean_up(plan: &Plan, task: &Task, left: &Journal, fresh: &Journal
     result.and(inj.finish())
 }
 
+/// Closes descriptors of a task.
+pub(crate) fn close_all(task: &Task, fds: &[RawFd], journal: &Journal) -> Result<()> {
+    if fds.is_empty() {
+        return Ok(());
+    }
+    let mut inj = Injector::start(task.pid, journal)?;
+    let mut result = Ok(());
+    for fd in fds {
+        result = result.and(close(&mut inj, *fd));
+    }
+    result.and(inj.finish())
+}
+
 fn is_ours(plan: &Plan, task: &Task, fd: RawFd, file: impl Fn(&super::scan::Socket) -> &OwnedFd) -> bool {
     let me = sys::my_pid();
     let same = |s| sys::same_file((task.pid, fd), (me, file(s).as_raw_fd())).unwrap_or(false);

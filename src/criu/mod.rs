@@ -17,6 +17,7 @@
 //! | `journal` | what the guard must know when CRIU dies at this very moment |
 //! | `guard`, `rescue` | the process that mends things when CRIU is gone |
 //! | `departed` | what left must not be answered for here |
+//! | `snapshot` | undoing what CRIU's own code was doing in a task |
 //! | `dump`, `restore` | the hooks' work, in the order CRIU calls them |
 //! | `proc`, `sys` | what the kernel says, and how it is asked |
 
@@ -36,6 +37,7 @@ mod ptrace;
 mod rescue;
 pub mod restore;
 mod scan;
+mod snapshot;
 mod sys;
 
 pub use error::{Error, Result};

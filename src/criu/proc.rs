@@ -88,6 +88,18 @@ pub(crate) fn vdso(maps: &str) -> Option<u64> {
     u64::from_str_radix(start, 16).ok()
 }
 
+/// Start, end, and whether executable, of a line of `maps`. Not for the page at
+/// the top of the address space, which is no memory.
+pub(crate) fn mapping(line: &str) -> Option<(u64, u64, bool)> {
+    if line.ends_with("[vsyscall]") {
+        return None;
+    }
+    let mut words = line.split_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let executable = words.next()?.as_bytes().get(2) == Some(&b'x');
+    Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?, executable))
+}
+
 /// Reads the status of a process.
 pub(crate) fn read_status(pid: i32) -> io::Result<Status> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -186,5 +198,8 @@ mod tests {
         let maps = "7f00-7f01 r--p 0 00:00 0 [vvar]\n7fff0000-7fff2000 r-xp 00000000 00:00 0                          [vdso]\n";
         assert_eq!(vdso(maps), Some(0x7fff_0000));
         assert_eq!(vdso(""), None);
+        let all: Vec<_> = maps.lines().filter_map(mapping).collect();
+        assert_eq!(all, vec![(0x7f00, 0x7f01, false), (0x7fff_0000, 0x7fff_2000, true)]);
+        assert_eq!(mapping("junk"), None);
     }
 }

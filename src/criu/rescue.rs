@@ -127,7 +127,7 @@ pub(crate) fn rescue(orders: &Orders<'_>, criu: &OwnedFd) {
     let plan = orders.plan;
     let mut caught = catch_all(plan, criu);
     let living: Vec<&Task> = plan.tasks.iter().filter(|t| caught.processes.contains(&t.pid)).collect();
-    if let Err(e) = put_back(plan, &living, orders.journal) {
+    if let Err(e) = put_back(orders, &living) {
         log::error!("putting sockets back: {e}");
     }
     let mut thawer = Thawer::new(orders);
@@ -144,13 +144,18 @@ pub(crate) fn rescue(orders: &Orders<'_>, criu: &OwnedFd) {
     }
 }
 
-fn put_back(plan: &Plan, living: &[&Task], left: &Journal) -> Result<()> {
+fn put_back(orders: &Orders<'_>, living: &[&Task]) -> Result<()> {
+    let (plan, left) = (orders.plan, orders.journal);
     let fresh = Journal::new().doing(|| "cannot map the guard's journal")?;
     let mut result = Ok(());
     if let Some(patient) = left.patient() {
         if let Some(task) = living.iter().find(|t| t.pid == patient.tid) {
             result = inject::recover(&patient).and_then(|()| handover::clean_up(plan, task, left, &fresh));
         }
+    }
+    for task in living {
+        let mended = orders.snapshot.mend(task.pid);
+        result = result.and(mended.and_then(|fds| handover::close_all(task, &fds, &fresh)));
     }
     result.and(handover::to_sockets(plan, living.iter().copied(), &fresh))
 }
