@@ -146,6 +146,116 @@ fn associations_not_yet_accepted_are_still_there() {
 
 #[test]
 #[ignore = "needs the kernel companion"]
+fn sockets_bound_to_any_address_move() {
+    for (server, to, client) in [
+        ("0.0.0.0:7071", "127.0.0.1:7071", "127.0.0.1:7072"),
+        ("[::]:7073", "[::1]:7073", "[::1]:7074"),
+        ("[::]:7075", "127.0.0.1:7075", "127.0.0.1:7076"),
+        ("127.0.0.1:7077", "127.0.0.1:7077", "0.0.0.0:0"),
+    ] {
+        println!("{server} from {client}");
+        let l = listener(server);
+        let c = connected(client, to);
+        let s = accept(&l);
+        // All three, in an order in which each finds its port taken.
+        let (s, _) = moved(s);
+        let (l, _) = moved(l);
+        // A peer bound to any IPv6 address has IPv4 addresses too: multi-homing.
+        let c = if server.starts_with("[::]") {
+            c
+        } else {
+            moved(c).0
+        };
+        for n in 0..5u8 {
+            send(&c, 1, &[n; 100]);
+            assert_eq!(recv(&s), (1, vec![n; 100]));
+            send(&s, 2, &[n; 100]);
+            assert_eq!(recv(&c), (2, vec![n; 100]));
+        }
+        let c2 = connected(&client.replace(":70", ":71"), to);
+        let s2 = accept(&l);
+        send(&c2, 0, b"new");
+        assert_eq!(recv(&s2), (0, b"new".to_vec()));
+    }
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn sockets_without_associations_move() {
+    let (fresh, summary) = moved(sctp_pair::fresh(libc::AF_INET6, libc::SOCK_NONBLOCK));
+    assert_eq!(summary, Summary::default());
+    assert!(sctp_pair::nonblocking(&fresh));
+    let (bound, summary) = moved(sctp_pair::bound("127.0.0.1:7081"));
+    assert_eq!(summary.local, ["127.0.0.1:7081".parse().unwrap()]);
+    assert!(!summary.listening);
+    drop((fresh, bound));
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn a_missing_address_is_refused_and_a_retry_succeeds() {
+    let ip = |verb: &str, address: &str| {
+        let words = ["address", verb, address, "dev", "lo"];
+        let busybox = std::path::Path::new("/bin/busybox").exists();
+        let mut ip = std::process::Command::new(if busybox { "/bin/busybox" } else { "ip" });
+        if busybox {
+            ip.arg("ip");
+        }
+        assert!(ip.args(words).status().unwrap().success());
+    };
+    let server = "192.0.2.77/32";
+    let client = "192.0.2.78/32";
+    ip("add", server);
+    ip("add", client);
+    let l = listener("192.0.2.77:7091");
+    let c = connected("192.0.2.78:7092", "192.0.2.77:7091");
+    let s = accept(&l);
+    let mut repair = Repair::open().unwrap();
+    repair.freeze(s.as_fd()).unwrap();
+    let (image, _) = write(&mut repair, &s);
+    drop((s, l));
+    ip("del", server);
+    let e = read(&mut repair, &image).unwrap_err();
+    assert!(matches!(e, Error::AddressMissing { .. }), "{e}");
+    ip("add", server);
+    let (s, _) = read(&mut repair, &image).unwrap();
+    repair.wake(s.as_fd()).unwrap();
+    send(&c, 0, b"back");
+    assert_eq!(recv(&s), (0, b"back".to_vec()));
+    ip("del", server);
+    ip("del", client);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn a_cut_image_sends_nothing_and_a_retry_succeeds() {
+    let l = listener("127.0.0.1:7095");
+    let c = connected("127.0.0.1:7096", "127.0.0.1:7095");
+    let s = accept(&l);
+    for _ in 0..50 {
+        send(&c, 0, &[1; 500]);
+    }
+    let mut repair = Repair::open().unwrap();
+    repair.freeze(s.as_fd()).unwrap();
+    let (image, _) = write(&mut repair, &s);
+    drop(s);
+    for cut in (100..image.len()).step_by(image.len() / 40) {
+        let Ok(mut half) = image::Reader::new(&image[..cut]) else {
+            continue;
+        };
+        restore::restore(&mut repair, &mut half).unwrap_err();
+    }
+    let (s, _) = read(&mut repair, &image).unwrap();
+    repair.wake(s.as_fd()).unwrap();
+    for _ in 0..50 {
+        assert_eq!(recv(&s), (0, vec![1; 500]));
+    }
+    send(&s, 0, b"done");
+    assert_eq!(recv(&c), (0, b"done".to_vec()));
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
 fn options_survive() {
     let l = listener("127.0.0.1:7031");
     let fd = l.as_fd();

@@ -105,6 +105,11 @@ impl Genl {
         self.socket.queue(msg)
     }
 
+    /// Forgets what is queued.
+    pub fn discard(&mut self) {
+        self.socket.discard();
+    }
+
     /// Sends what is queued and waits until it is done.
     ///
     /// # Errors

@@ -201,6 +201,12 @@ impl Socket {
         Ok(())
     }
 
+    /// Forgets what is queued.
+    pub fn discard(&mut self) {
+        self.queue.clear();
+        self.queued = 0;
+    }
+
     /// Sends what is queued and waits until the kernel has worked it off.
     ///
     /// # Errors

@@ -247,6 +247,11 @@ impl Repair {
             .map_err(Error::doing("refill SCTP queues"))
     }
 
+    /// Forgets chunks added since the last [`Repair::flush`].
+    pub fn discard(&mut self) {
+        self.genl.discard();
+    }
+
     /// Waits until every chunk is in its queue.
     ///
     /// # Errors

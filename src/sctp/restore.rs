@@ -33,6 +33,15 @@ pub fn restore(
     repair: &mut Repair,
     img: &mut image::Reader<impl Read>,
 ) -> Result<(OwnedFd, Summary)> {
+    let made = make(repair, img);
+    if made.is_err() {
+        // Chunks of this socket must not reach the next one.
+        repair.discard();
+    }
+    made
+}
+
+fn make(repair: &mut Repair, img: &mut image::Reader<impl Read>) -> Result<(OwnedFd, Summary)> {
     let Some(Body::Socket(socket)) = img.next_record()? else {
         return Err(Error::BadImage("it does not begin with a socket"));
     };

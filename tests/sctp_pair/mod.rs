@@ -19,24 +19,36 @@ fn call(ret: i32, what: &str) -> i32 {
     i32::try_from(check(ret.try_into().unwrap(), what)).unwrap()
 }
 
+/// A new one-to-one socket.
+pub fn fresh(domain: i32, flags: i32) -> OwnedFd {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags;
+    // SAFETY: no pointers are passed.
+    let raw = call(unsafe { libc::socket(domain, kind, SCTP) }, "socket");
+    // SAFETY: fresh from the kernel.
+    unsafe { OwnedFd::from_raw_fd(raw) }
+}
+
+pub fn nonblocking(fd: &OwnedFd) -> bool {
+    // SAFETY: no pointers are passed.
+    let flags = call(
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) },
+        "F_GETFL",
+    );
+    flags & libc::O_NONBLOCK != 0
+}
+
 /// A one-to-one socket bound to `local`.
-fn bound(local: &str) -> OwnedFd {
+pub fn bound(local: &str) -> OwnedFd {
     let local: SocketAddr = local.parse().unwrap();
     let domain = if local.is_ipv4() {
         libc::AF_INET
     } else {
         libc::AF_INET6
     };
-    // SAFETY: no pointers are passed.
-    let raw = call(
-        unsafe { libc::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, SCTP) },
-        "socket",
-    );
-    // SAFETY: fresh from the kernel.
-    let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-    let limit = [30, 0]; // a test that waits in vain is to end
-    let limit: Vec<i64> = limit.to_vec();
-    // SAFETY: `limit` is a `struct timeval` and lives across the call.
+    let fd = fresh(domain, 0);
+    let raw = fd.as_raw_fd();
+    let limit = [30i64, 0]; // a test that waits in vain is to end
+                            // SAFETY: `limit` is a `struct timeval` and lives across the call.
     call(
         unsafe {
             libc::setsockopt(
