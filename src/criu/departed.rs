@@ -49,6 +49,11 @@ pub(crate) fn hold(plan: &Plan) {
         log::error!("cannot enter the network namespace of the sockets that left: {e}");
         return;
     }
+    // Under this name it may be ended at any time: nothing is left to rescue.
+    if let Err(e) = fs::write("/proc/self/comm", names::DEPARTED) {
+        log::error!("cannot take the name {}: {e}", names::DEPARTED);
+        return;
+    }
     let begin = Instant::now();
     while begin.elapsed() < LIMIT {
         match local_addresses() {
@@ -111,14 +116,14 @@ fn wanted(dir: &Path) -> HashSet<SocketAddr> {
     found
 }
 
-/// Guards on this host.
+/// Guards on this host that have nothing to do but to hold sockets.
 fn guards() -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
         .flatten()
         .filter_map(|e| e.file_name().to_str()?.parse().ok())
         .filter(|pid: &i32| {
-            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim_end() == names::GUARD)
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim_end() == names::DEPARTED)
         })
         .collect()
 }
@@ -142,7 +147,7 @@ fn holds(pid: i32, wanted: &HashSet<SocketAddr>) -> bool {
 /// Its copies of the sockets are closed in repair mode: silently.
 fn end(pid: i32) {
     let Ok(pidfd) = sys::pidfd_open(pid) else { return };
-    if kill(Pid::from_raw(pid), Signal::SIGTERM).is_ok() {
+    if kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
         let limit = i32::try_from(EVICTION.as_millis()).unwrap_or(i32::MAX);
         if !matches!(sys::wait_readable(&[pidfd.as_fd()], limit).as_deref(), Ok([true])) {
             log::warn!("process {pid} does not let go of the sockets of an earlier dump");

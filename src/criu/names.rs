@@ -7,6 +7,9 @@ pub const PLUGIN: &str = "telecr";
 /// The guard's name in process lists (at most 15 bytes).
 pub(crate) const GUARD: &str = "telecr-guard";
 
+/// The guard's name while it only holds the sockets of tasks that are gone.
+pub(crate) const DEPARTED: &str = "telecr-departed";
+
 /// The image file of the socket CRIU calls `id`.
 pub fn image(id: i32) -> String {
     format!("{PREFIX}{id}{SUFFIX}")
@@ -29,6 +32,6 @@ mod tests {
         assert_eq!(image_id(&image(42)), Some(42));
         assert_eq!(image_id("telecr-sctp-x.img"), None);
         assert_eq!(image_id("core-1.img"), None);
-        assert!(GUARD.len() <= 15);
+        assert!(GUARD.len() <= 15 && DEPARTED.len() <= 15);
     }
 }
