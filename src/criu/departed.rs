@@ -25,7 +25,7 @@ use crate::netlink::local_addresses;
 use crate::proto::record::Body;
 use crate::sctp::addr;
 use crate::sctp::repair::Repair;
-use crate::{image, sctp};
+use crate::{image, lock, sctp};
 
 /// How often the guard looks whether the addresses are still here.
 const LOOK: Duration = Duration::from_millis(50);
@@ -54,6 +54,8 @@ pub(crate) fn hold(plan: &Plan) {
         log::error!("cannot take the name {}: {e}", names::DEPARTED);
         return;
     }
+    // From here on `evict` may end us.
+    sys::let_sigterm_end_us();
     let begin = Instant::now();
     while begin.elapsed() < LIMIT {
         match local_addresses() {
@@ -93,9 +95,25 @@ pub(crate) fn evict(dir: &Path) {
     for pid in guards() {
         if holds(pid, &wanted) {
             log::info!("the sockets of an earlier dump, held by process {pid}, make room");
+            // The silence the guard has kept until now is the packet lock's from here
+            // on; it ends when the restored sockets wake, and outlasts a failed attempt.
+            if let Err(e) = lock::lock(&answering(&wanted)) {
+                log::warn!("packets may end the associations before they are restored: {e}");
+            }
             end(pid);
         }
     }
+}
+
+/// The addresses that answer for these sockets: all of this host for a socket
+/// bound to any.
+fn answering(wanted: &HashSet<SocketAddr>) -> Vec<IpAddr> {
+    let mut found: HashSet<IpAddr> = wanted.iter().map(|a| a.ip().to_canonical()).collect();
+    if found.iter().any(IpAddr::is_unspecified) {
+        found.extend(local_addresses().unwrap_or_default());
+        found.retain(|a| !a.is_unspecified());
+    }
+    found.into_iter().collect()
 }
 
 /// Bound addresses of the sockets in the images.

@@ -316,6 +316,18 @@ pub(crate) fn own_session(name: &str) -> io::Result<()> {
     check(unsafe { libc::prctl(libc::PR_SET_NAME, comm.as_ptr()) }.into()).map(drop)
 }
 
+/// SIGTERM ends this process, as it would an ordinary one.
+pub(crate) fn let_sigterm_end_us() {
+    // SAFETY: `set` is filled before use; the default action needs no handler.
+    unsafe {
+        libc::signal(libc::SIGTERM, libc::SIG_DFL);
+        let mut set: libc::sigset_t = zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
+    }
+}
+
 /// Back to ordinary priority, for work that may take long.
 pub(crate) fn ordinary_priority() {
     let param = libc::sched_param { sched_priority: 0 };
