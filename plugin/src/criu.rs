@@ -2,10 +2,10 @@
 //! What we use of the CRIU that loaded us. It exports its symbols, but not all
 //! versions have all of them: each is looked up.
 
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_void, CString};
 use std::mem::transmute;
 use std::os::fd::BorrowedFd;
-use std::ptr::{NonNull, null_mut};
+use std::ptr::{null_mut, NonNull};
 
 use telecr::criu::logger::symbol;
 use telecr::criu::names::PLUGIN;
@@ -38,9 +38,13 @@ pub(crate) fn leaves_tasks_stopped() -> bool {
 
 /// Makes the images name us, so that a restore without us fails at once.
 pub(crate) fn add_inventory() {
-    let (Some(function), Ok(name)) = (symbol(c"add_inventory_plugin"), CString::new(PLUGIN)) else { return };
+    let (Some(function), Ok(name)) = (symbol(c"add_inventory_plugin"), CString::new(PLUGIN)) else {
+        return;
+    };
     // SAFETY: the signature since CRIU 4.1; CRIU copies the name.
-    let add = unsafe { transmute::<*mut c_void, extern "C" fn(*const c_char) -> c_int>(function.as_ptr()) };
+    let add = unsafe {
+        transmute::<*mut c_void, extern "C" fn(*const c_char) -> c_int>(function.as_ptr())
+    };
     if add(name.as_ptr()) != 0 {
         log::warn!("the images will not say that they need telecr");
     }
@@ -48,7 +52,10 @@ pub(crate) fn add_inventory() {
 
 /// Tells CRIU that the plugin the images ask for is here.
 pub(crate) fn forget_inventory() {
-    let (Some(function), Ok(name)) = (symbol(c"check_and_remove_inventory_plugin"), CString::new(PLUGIN)) else {
+    let (Some(function), Ok(name)) = (
+        symbol(c"check_and_remove_inventory_plugin"),
+        CString::new(PLUGIN),
+    ) else {
         return;
     };
     type Check = extern "C" fn(*const c_char, usize) -> bool;
@@ -74,7 +81,12 @@ struct ElfSymbol {
 }
 
 unsafe extern "C" {
-    fn dladdr1(addr: *const c_void, info: *mut libc::Dl_info, extra: *mut *mut c_void, flags: c_int) -> c_int;
+    fn dladdr1(
+        addr: *const c_void,
+        info: *mut libc::Dl_info,
+        extra: *mut *mut c_void,
+        flags: c_int,
+    ) -> c_int;
 }
 
 /// How many hooks this CRIU has: the size of its `cr_plugin_ctl`, a list head
@@ -91,7 +103,14 @@ pub(crate) fn hooks() -> Option<usize> {
     };
     let mut found: *mut c_void = null_mut();
     // SAFETY: all pointers live across the call.
-    let ret = unsafe { dladdr1(table.as_ptr(), &raw mut info, &raw mut found, RTLD_DL_SYMENT) };
+    let ret = unsafe {
+        dladdr1(
+            table.as_ptr(),
+            &raw mut info,
+            &raw mut found,
+            RTLD_DL_SYMENT,
+        )
+    };
     let found = NonNull::new(found.cast::<ElfSymbol>()).filter(|_| ret != 0)?;
     // SAFETY: with this flag the loader answers a symbol of its own table.
     let size = unsafe { found.as_ref() }.size;

@@ -6,7 +6,8 @@ use std::ptr::null;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// Hooks up to `CHECKPOINT_DEVICES`, the last one used.
-const HOOKS: usize = 12;
+const MAX_HOOKS: u32 = 12;
+const HOOKS: usize = MAX_HOOKS as usize;
 /// The plugin interface, 0.2.0, of all CRIU versions since 1.6.
 const VERSION: c_uint = 2 << 8;
 
@@ -37,7 +38,7 @@ pub static CR_PLUGIN_DESC: Descriptor = Descriptor {
     init: crate::init,
     exit: crate::exit,
     version: VERSION,
-    max_hooks: AtomicU32::new(HOOKS as u32),
+    max_hooks: AtomicU32::new(MAX_HOOKS),
     hooks: {
         let mut hooks = [null(); HOOKS];
         hooks[DUMP_EXT_FILE] = crate::dump_ext_file as *const ();

@@ -8,13 +8,13 @@ mod criu;
 mod descriptor;
 
 use std::os::fd::{IntoRawFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use libc::{ENOTSUP, c_int};
+use libc::{c_int, ENOTSUP};
 use telecr::criu::dump::Dump;
 use telecr::criu::restore::{self, Waker};
-use telecr::criu::{Error, logger};
+use telecr::criu::{logger, Error};
 
 /// What goes on in this CRIU process.
 enum State {
@@ -64,7 +64,11 @@ unsafe extern "C" fn init(stage: c_int) -> c_int {
                 None => 0,
             };
             log::info!("{found} SCTP sockets to restore");
-            *state() = if found > 0 { State::Restoring(Waker::default()) } else { State::Nothing };
+            *state() = if found > 0 {
+                State::Restoring(Waker::default())
+            } else {
+                State::Nothing
+            };
         }
         Ok(0)
     })
@@ -107,9 +111,17 @@ unsafe extern "C" fn checkpoint_devices(pid: c_int) -> c_int {
 unsafe extern "C" fn dump_ext_file(fd: c_int, id: c_int) -> c_int {
     hook("DUMP_EXT_FILE", || {
         let state = state();
-        let State::Dumping(dump) = &*state else { return Ok(-ENOTSUP) };
-        let Some(dir) = criu::image_dir() else { return Ok(-ENOTSUP) };
-        Ok(if dump.file(dir, criu::borrow(fd), id)? { 0 } else { -ENOTSUP })
+        let State::Dumping(dump) = &*state else {
+            return Ok(-ENOTSUP);
+        };
+        let Some(dir) = criu::image_dir() else {
+            return Ok(-ENOTSUP);
+        };
+        Ok(if dump.file(dir, criu::borrow(fd), id)? {
+            0
+        } else {
+            -ENOTSUP
+        })
     })
 }
 
@@ -121,7 +133,9 @@ unsafe extern "C" fn restore_ext_file(id: c_int, retry: *mut bool) -> c_int {
         unsafe { retry.write(false) };
     }
     hook("RESTORE_EXT_FILE", || {
-        let Some(dir) = criu::image_dir() else { return Ok(-ENOTSUP) };
+        let Some(dir) = criu::image_dir() else {
+            return Ok(-ENOTSUP);
+        };
         Ok(restore::open(dir, id)?.map_or(-ENOTSUP, OwnedFd::into_raw_fd))
     })
 }

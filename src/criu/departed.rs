@@ -44,7 +44,9 @@ pub(crate) fn hold(plan: &Plan) {
             return;
         }
     };
-    let Some(socket) = plan.sockets.first().filter(|_| !departed.is_empty()) else { return };
+    let Some(socket) = plan.sockets.first().filter(|_| !departed.is_empty()) else {
+        return;
+    };
     if let Err(e) = sys::enter_netns_of_socket(socket.file.as_fd()) {
         log::error!("cannot enter the network namespace of the sockets that left: {e}");
         return;
@@ -119,11 +121,24 @@ fn answering(wanted: &HashSet<SocketAddr>) -> Vec<IpAddr> {
 /// Bound addresses of the sockets in the images.
 fn wanted(dir: &Path) -> HashSet<SocketAddr> {
     let mut found = HashSet::new();
-    let Ok(entries) = fs::read_dir(dir) else { return found };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return found;
+    };
     for entry in entries.flatten() {
-        let is_image = entry.file_name().to_str().and_then(names::image_id).is_some();
-        let Some(file) = is_image.then(|| fs::File::open(entry.path()).ok()).flatten() else { continue };
-        let Ok(mut reader) = image::Reader::new(std::io::BufReader::new(file)) else { continue };
+        let is_image = entry
+            .file_name()
+            .to_str()
+            .and_then(names::image_id)
+            .is_some();
+        let Some(file) = is_image
+            .then(|| fs::File::open(entry.path()).ok())
+            .flatten()
+        else {
+            continue;
+        };
+        let Ok(mut reader) = image::Reader::new(std::io::BufReader::new(file)) else {
+            continue;
+        };
         while let Ok(Some(body)) = reader.next_record() {
             if let Body::Endpoint(e) = body {
                 found.extend(e.addrs.iter().filter_map(|a| addr::parse(a)));
@@ -136,12 +151,15 @@ fn wanted(dir: &Path) -> HashSet<SocketAddr> {
 
 /// Guards on this host that have nothing to do but to hold sockets.
 fn guards() -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter_map(|e| e.file_name().to_str()?.parse().ok())
         .filter(|pid: &i32| {
-            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim_end() == names::DEPARTED)
+            fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|c| c.trim_end() == names::DEPARTED)
         })
         .collect()
 }
@@ -150,24 +168,40 @@ fn guards() -> Vec<i32> {
 fn holds(pid: i32, wanted: &HashSet<SocketAddr>) -> bool {
     let sockets = || -> std::io::Result<Vec<OwnedFd>> {
         let pidfd = sys::pidfd_open(pid)?;
-        let sockets = proc::descriptors(pid)?.into_iter().filter(|(_, l)| l.starts_with("socket:["));
-        sockets.map(|(fd, _)| sys::pidfd_getfd(pidfd.as_fd(), fd)).collect()
+        let sockets = proc::descriptors(pid)?
+            .into_iter()
+            .filter(|(_, l)| l.starts_with("socket:["));
+        sockets
+            .map(|(fd, _)| sys::pidfd_getfd(pidfd.as_fd(), fd))
+            .collect()
     };
-    let (Ok(sockets), Ok(mut repair)) = (sockets(), Repair::open()) else { return false };
+    let (Ok(sockets), Ok(mut repair)) = (sockets(), Repair::open()) else {
+        return false;
+    };
     sockets.iter().any(|s| {
-        matches!(sys::socket_protocol(s.as_fd()), Ok(Some(libc::IPPROTO_SCTP)))
-            && repair.endpoint(s.as_fd()).is_ok_and(|e| {
-                e.addrs.iter().filter_map(|a| addr::parse(a)).any(|a| wanted.contains(&a))
-            })
+        matches!(
+            sys::socket_protocol(s.as_fd()),
+            Ok(Some(libc::IPPROTO_SCTP))
+        ) && repair.endpoint(s.as_fd()).is_ok_and(|e| {
+            e.addrs
+                .iter()
+                .filter_map(|a| addr::parse(a))
+                .any(|a| wanted.contains(&a))
+        })
     })
 }
 
 /// Its copies of the sockets are closed in repair mode: silently.
 fn end(pid: i32) {
-    let Ok(pidfd) = sys::pidfd_open(pid) else { return };
+    let Ok(pidfd) = sys::pidfd_open(pid) else {
+        return;
+    };
     if kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
         let limit = i32::try_from(EVICTION.as_millis()).unwrap_or(i32::MAX);
-        if !matches!(sys::wait_readable(&[pidfd.as_fd()], limit).as_deref(), Ok([true])) {
+        if !matches!(
+            sys::wait_readable(&[pidfd.as_fd()], limit).as_deref(),
+            Ok([true])
+        ) {
             log::warn!("process {pid} does not let go of the sockets of an earlier dump");
         }
     }

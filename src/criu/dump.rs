@@ -37,7 +37,9 @@ impl Companion {
 
 impl Ice for Companion {
     fn freeze(&mut self, socket: BorrowedFd<'_>) -> Result<()> {
-        self.0.freeze(socket).map_err(|e| repair_error("it cannot be frozen", e))
+        self.0
+            .freeze(socket)
+            .map_err(|e| repair_error("it cannot be frozen", e))
     }
 
     fn thaw(&mut self, socket: BorrowedFd<'_>, wake: bool) -> Result<()> {
@@ -45,13 +47,20 @@ impl Ice for Companion {
         if self.0.is_frozen(socket).is_ok_and(|frozen| !frozen) {
             return Ok(());
         }
-        let thawed = if wake { self.0.wake(socket) } else { self.0.release(socket) };
+        let thawed = if wake {
+            self.0.wake(socket)
+        } else {
+            self.0.release(socket)
+        };
         thawed.map_err(|e| repair_error("it cannot be thawed", e))
     }
 }
 
 fn repair_error(what: &str, source: crate::sctp::Error) -> Error {
-    Error::Repair { what: what.into(), source }
+    Error::Repair {
+        what: what.into(),
+        source,
+    }
 }
 
 impl Dump {
@@ -80,14 +89,21 @@ impl Dump {
         let journal = Journal::new().doing(|| "cannot map the journal")?;
         // Before the first freeze: a frozen socket must never be left without a guard.
         let snapshot = snapshot::take(&plan)?;
-        let orders = Orders { plan: &plan, snapshot: &snapshot, journal: &journal, ice: open, stays_stopped };
+        let orders = Orders {
+            plan: &plan,
+            snapshot: &snapshot,
+            journal: &journal,
+            ice: open,
+            stays_stopped,
+        };
         let guard = Guard::start(&orders)?;
         if let Err(e) = freeze_all(&plan, ice.as_mut()) {
             guard::dismiss(guard, &journal);
             return Err(e);
         }
         if let Err(e) = sys::without_sigchld(|| handover::to_placeholders(&plan, &journal)) {
-            match sys::without_sigchld(|| handover::to_sockets(&plan, plan.tasks.iter(), &journal)) {
+            match sys::without_sigchld(|| handover::to_sockets(&plan, plan.tasks.iter(), &journal))
+            {
                 Ok(()) => {
                     thaw_all(&plan, plan.sockets.len(), ice.as_mut());
                     guard::dismiss(guard, &journal);
@@ -98,10 +114,22 @@ impl Dump {
         }
         let mut by_inode = HashMap::new();
         for (index, socket) in plan.sockets.iter().enumerate() {
-            by_inode.insert(sys::file_id(socket.placeholder.as_fd()).doing(|| "cannot stat")?, index);
+            by_inode.insert(
+                sys::file_id(socket.placeholder.as_fd()).doing(|| "cannot stat")?,
+                index,
+            );
         }
-        log::info!("{} SCTP sockets exchanged in {} tasks", plan.sockets.len(), plan.tasks.len());
-        Ok(Some(Dump { plan, journal, guard, by_inode }))
+        log::info!(
+            "{} SCTP sockets exchanged in {} tasks",
+            plan.sockets.len(),
+            plan.tasks.len()
+        );
+        Ok(Some(Dump {
+            plan,
+            journal,
+            guard,
+            by_inode,
+        }))
     }
 
     /// Whether a task was there when the sockets were exchanged.
@@ -115,12 +143,15 @@ impl Dump {
     /// # Errors
     /// The dump of the socket or the write failed; the file is not there then.
     pub fn file(&self, dir: BorrowedFd<'_>, file: BorrowedFd<'_>, id: i32) -> Result<bool> {
-        let Some(socket) = self.find(file)? else { return Ok(false) };
+        let Some(socket) = self.find(file)? else {
+            return Ok(false);
+        };
         let name = names::image(id);
         let temporary = format!("{name}.tmp");
         let out = sys::create_at(dir, &temporary).doing(|| format!("cannot create {temporary}"))?;
-        let written = write_image(socket.file.as_fd(), out)
-            .and_then(|()| sys::rename_at(dir, &temporary, &name).doing(|| format!("cannot create {name}")));
+        let written = write_image(socket.file.as_fd(), out).and_then(|()| {
+            sys::rename_at(dir, &temporary, &name).doing(|| format!("cannot create {name}"))
+        });
         if written.is_err() {
             sys::remove_at(dir, &temporary);
         }
@@ -136,7 +167,9 @@ impl Dump {
                 .doing(|| "cannot compare files (is kcmp in the kernel?)")
         };
         let id = sys::file_id(file).doing(|| "cannot stat a file")?;
-        let Some(&first) = self.by_inode.get(&id) else { return Ok(None) };
+        let Some(&first) = self.by_inode.get(&id) else {
+            return Ok(None);
+        };
         if let Some(socket) = self.plan.sockets.get(first) {
             if same(socket)? {
                 return Ok(Some(socket));
@@ -156,7 +189,9 @@ impl Dump {
     /// # Errors
     /// Not all are back; the guard puts back the rest when CRIU has gone.
     pub fn finish(mut self) -> Result<()> {
-        sys::without_sigchld(|| handover::to_sockets(&self.plan, self.plan.tasks.iter(), &self.journal))?;
+        sys::without_sigchld(|| {
+            handover::to_sockets(&self.plan, self.plan.tasks.iter(), &self.journal)
+        })?;
         self.journal.set_phase(Phase::Returned);
         self.guard.nudge()
     }
@@ -168,7 +203,10 @@ fn freeze_all(plan: &Plan, ice: &mut dyn Ice) -> Result<()> {
         if let Err(e) = ice.freeze(socket.file.as_fd()) {
             thaw_all(plan, index, ice);
             return Err(match holder(plan, index) {
-                Some((pid, fd)) => Error::Refused { pid, what: format!("socket {fd}: {e}") },
+                Some((pid, fd)) => Error::Refused {
+                    pid,
+                    what: format!("socket {fd}: {e}"),
+                },
                 None => e,
             });
         }
@@ -194,9 +232,12 @@ fn thaw_all(plan: &Plan, count: usize, ice: &mut dyn Ice) {
 
 fn write_image(socket: BorrowedFd<'_>, out: File) -> Result<()> {
     let mut repair = Repair::open().map_err(|e| repair_error("repair mode cannot be used", e))?;
-    let write = |source| Error::Image { what: "cannot write the image of a socket".into(), source };
-    let mut writer =
-        image::Writer::new(BufWriter::new(out), image::sctp_header(repair.version())).map_err(write)?;
+    let write = |source| Error::Image {
+        what: "cannot write the image of a socket".into(),
+        source,
+    };
+    let mut writer = image::Writer::new(BufWriter::new(out), image::sctp_header(repair.version()))
+        .map_err(write)?;
     crate::sctp::dump::dump(&mut repair, socket, &mut writer)
         .map_err(|e| repair_error("cannot dump a socket", e))?;
     writer.finish().map_err(write).map(drop)

@@ -34,7 +34,9 @@ pub(crate) fn move_watches(plan: &Plan, way: Way) -> Result<()> {
             .name("telecr-epoll".into())
             .spawn_scoped(scope, run)
             .doing(|| "cannot start a thread")?;
-        thread.join().map_err(|_| Error::Other("the thread that moves epoll watches ended early".into()))?
+        thread
+            .join()
+            .map_err(|_| Error::Other("the thread that moves epoll watches ended early".into()))?
     })
 }
 
@@ -45,7 +47,8 @@ fn in_own_table(plan: &Plan, way: Way) -> Result<()> {
     // All files move out of the way of the numbers needed.
     let base = top.saturating_add(1);
     let above = |fd: &OwnedFd| {
-        sys::dup_above(fd.as_raw_fd(), base).doing(|| "cannot copy a descriptor (is the open-file limit too low?)")
+        sys::dup_above(fd.as_raw_fd(), base)
+            .doing(|| "cannot copy a descriptor (is the open-file limit too low?)")
     };
     let mut pairs = Vec::with_capacity(plan.sockets.len());
     for socket in &plan.sockets {
@@ -55,13 +58,22 @@ fn in_own_table(plan: &Plan, way: Way) -> Result<()> {
             Way::ToSockets => (placeholder, socket),
         });
     }
-    let sets = plan.sets.iter().map(|s| above(&s.file)).collect::<Result<Vec<_>>>()?;
+    let sets = plan
+        .sets
+        .iter()
+        .map(|s| above(&s.file))
+        .collect::<Result<Vec<_>>>()?;
     let mut first_error = Ok(());
     for (set, file) in plan.sets.iter().zip(&sets) {
         for watch in &set.watches {
-            let Some((from, to)) = pairs.get(watch.socket) else { continue };
+            let Some((from, to)) = pairs.get(watch.socket) else {
+                continue;
+            };
             let t = &watch.target;
-            let add = EpollOp::Add { events: t.events, data: t.data };
+            let add = EpollOp::Add {
+                events: t.events,
+                data: t.data,
+            };
             let done = step(file, from, t.tfd, EpollOp::Del, libc::ENOENT)
                 .and_then(|()| step(file, to, t.tfd, add, libc::EEXIST));
             // Going back, one failure must not keep the others away.
@@ -77,7 +89,11 @@ fn in_own_table(plan: &Plan, way: Way) -> Result<()> {
 /// One operation on `(file, tfd)`; `fine` means that it was done before.
 fn step(set: &OwnedFd, file: &OwnedFd, tfd: RawFd, op: EpollOp, fine: i32) -> Result<()> {
     let what = || format!("cannot move the watch of descriptor {tfd} in an epoll set");
-    match sys::with_fd_at(file.as_raw_fd(), tfd, || sys::epoll_ctl(set.as_raw_fd(), tfd, op)).doing(what)? {
+    match sys::with_fd_at(file.as_raw_fd(), tfd, || {
+        sys::epoll_ctl(set.as_raw_fd(), tfd, op)
+    })
+    .doing(what)?
+    {
         Err(e) if e.raw_os_error() == Some(fine) => Ok(()),
         other => other.doing(what),
     }

@@ -62,6 +62,9 @@ pub(crate) trait Context<T> {
 
 impl<T> Context<T> for io::Result<T> {
     fn doing<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T> {
-        self.map_err(|source| Error::Sys { what: what().into(), source })
+        self.map_err(|source| Error::Sys {
+            what: what().into(),
+            source,
+        })
     }
 }

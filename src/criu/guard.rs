@@ -16,7 +16,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use super::error::{Context, Result};
 use super::journal::{Journal, Phase};
@@ -69,7 +69,8 @@ impl Guard {
         .doing(|| "cannot fork the guard")?;
         drop(theirs);
         let mut ready = [0];
-        line.read_exact(&mut ready).doing(|| "the guard ended before it was ready")?;
+        line.read_exact(&mut ready)
+            .doing(|| "the guard ended before it was ready")?;
         Ok(Guard { line })
     }
 
@@ -104,7 +105,9 @@ fn stand_guard(orders: &Orders<'_>, line: &UnixStream, criu: &OwnedFd, criu_pid:
 /// Returns when CRIU is gone or has said that it needs no watching any more.
 fn wait_for_work(orders: &Orders<'_>, line: &UnixStream, criu: &OwnedFd) {
     while orders.journal.phase() == Phase::Working {
-        let Ok(ready) = sys::wait_readable(&[line.as_fd(), criu.as_fd()], -1) else { return };
+        let Ok(ready) = sys::wait_readable(&[line.as_fd(), criu.as_fd()], -1) else {
+            return;
+        };
         if ready.get(1) == Some(&true) {
             return;
         }
@@ -133,7 +136,10 @@ fn settle(plan: &Plan, line: &UnixStream, criu: &OwnedFd) -> Result<()> {
 /// The three standard numbers name `/dev/null`, unless one of ours is there.
 fn null_stdio() -> io::Result<()> {
     loop {
-        let file = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")?;
         if file.as_raw_fd() > 2 {
             return Ok(());
         }
@@ -147,13 +153,20 @@ fn null_stdio() -> io::Result<()> {
 fn rename_command_line() {
     let write = || -> io::Result<()> {
         let stat = fs::read_to_string("/proc/self/stat")?;
-        let Some((start, end)) = argument_area(&stat) else { return Ok(()) };
-        let len = usize::try_from(end.saturating_sub(start)).unwrap_or(0).min(1 << 20);
+        let Some((start, end)) = argument_area(&stat) else {
+            return Ok(());
+        };
+        let len = usize::try_from(end.saturating_sub(start))
+            .unwrap_or(0)
+            .min(1 << 20);
         let mut text = vec![0u8; len];
         for (to, from) in text.iter_mut().zip(names::GUARD.bytes()) {
             *to = from;
         }
-        File::options().write(true).open("/proc/self/mem")?.write_all_at(&text, start)
+        File::options()
+            .write(true)
+            .open("/proc/self/mem")?
+            .write_all_at(&text, start)
     };
     if let Err(e) = write() {
         log::debug!("the guard keeps CRIU's command line: {e}");

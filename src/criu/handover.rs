@@ -31,7 +31,12 @@ const CMSG_HEADER: usize = 16;
 pub(crate) fn to_placeholders(plan: &Plan, journal: &Journal) -> Result<()> {
     epoll::move_watches(plan, Way::ToPlaceholders)?;
     for task in plan.tasks.iter().filter(|t| !t.slots.is_empty()) {
-        install(task, &task.slots, |s| Some(plan.sockets.get(s.socket)?.placeholder.as_raw_fd()), journal)?;
+        install(
+            task,
+            &task.slots,
+            |s| Some(plan.sockets.get(s.socket)?.placeholder.as_raw_fd()),
+            journal,
+        )?;
     }
     Ok(())
 }
@@ -53,20 +58,30 @@ pub(crate) fn to_sockets<'p>(
 fn task_to_sockets(plan: &Plan, task: &Task, journal: &Journal) -> Result<()> {
     let mut slots = Vec::new();
     for slot in &task.slots {
-        let Some(socket) = plan.sockets.get(slot.socket) else { continue };
+        let Some(socket) = plan.sockets.get(slot.socket) else {
+            continue;
+        };
         let ours = (sys::my_pid(), socket.placeholder.as_raw_fd());
         match sys::same_file((task.pid, slot.fd), ours) {
             Ok(true) => slots.push(*slot),
             // Not exchanged, or back already, or closed.
             Ok(false) => {}
             Err(e) if e.raw_os_error() == Some(libc::EBADF) => {}
-            Err(e) => return Err(e).doing(|| format!("cannot look at descriptor {} of {}", slot.fd, task.pid)),
+            Err(e) => {
+                return Err(e)
+                    .doing(|| format!("cannot look at descriptor {} of {}", slot.fd, task.pid))
+            }
         }
     }
     if slots.is_empty() {
         return Ok(());
     }
-    install(task, &slots, |s| Some(plan.sockets.get(s.socket)?.file.as_raw_fd()), journal)
+    install(
+        task,
+        &slots,
+        |s| Some(plan.sockets.get(s.socket)?.file.as_raw_fd()),
+        journal,
+    )
 }
 
 /// Makes the task hold `file_of(slot)` at the number of each slot.
@@ -111,10 +126,18 @@ fn with_pair(
     file_of: &impl Fn(&Slot) -> Option<RawFd>,
 ) -> Result<()> {
     let kind = word(libc::SOCK_DGRAM | libc::SOCK_CLOEXEC);
-    inj.call("socketpair", libc::SYS_socketpair, [word(libc::AF_UNIX), kind, 0, page, 0, 0])?;
+    inj.call(
+        "socketpair",
+        libc::SYS_socketpair,
+        [word(libc::AF_UNIX), kind, 0, page, 0, 0],
+    )?;
     let mut raw = [0u8; 8];
     inj.read(&mut raw, page)?;
-    let [a, b] = [0, 4].map(|at| raw.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(-1, i32::from_ne_bytes));
+    let [a, b] = [0, 4].map(|at| {
+        raw.get(at..at + 4)
+            .and_then(|b| b.try_into().ok())
+            .map_or(-1, i32::from_ne_bytes)
+    });
     inj.journal().set_sockets([a, b]);
     let done = transfer(inj, task, page, (a, b), slots, file_of);
     let closed = close(inj, a).and(close(inj, b));
@@ -135,15 +158,24 @@ fn transfer(
     for batch in slots.chunks(BATCH) {
         let files: Vec<RawFd> = batch.iter().filter_map(file_of).collect();
         if files.len() != batch.len() {
-            return Err(Error::Other("a descriptor names a socket that is not in the plan".into()));
+            return Err(Error::Other(
+                "a descriptor names a socket that is not in the plan".into(),
+            ));
         }
-        sys::send_fds(ours.as_fd(), &files).doing(|| format!("cannot send files to process {}", task.pid))?;
+        sys::send_fds(ours.as_fd(), &files)
+            .doing(|| format!("cannot send files to process {}", task.pid))?;
         let received = receive(inj, page, pair.1, files.len())?;
         let mut result = Ok(());
         for (slot, &fd) in batch.iter().zip(&received) {
             if result.is_ok() {
                 let flags = word(if slot.cloexec { libc::O_CLOEXEC } else { 0 });
-                result = inj.call("dup3", libc::SYS_dup3, [word(fd), word(slot.fd), flags, 0, 0, 0]).map(drop);
+                result = inj
+                    .call(
+                        "dup3",
+                        libc::SYS_dup3,
+                        [word(fd), word(slot.fd), flags, 0, 0, 0],
+                    )
+                    .map(drop);
             }
             result = result.and(close(inj, fd));
         }
@@ -168,7 +200,11 @@ fn receive(inj: &mut Injector<'_>, page: u64, socket: RawFd, files: usize) -> Re
     inj.write(&bytes(&iovec), page + IOVEC)?;
     inj.write(&bytes(&msg), page + MSG)?;
     let flags = word(libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT);
-    inj.call("recvmsg", libc::SYS_recvmsg, [word(socket), page + MSG, flags, 0, 0, 0])?;
+    inj.call(
+        "recvmsg",
+        libc::SYS_recvmsg,
+        [word(socket), page + MSG, flags, 0, 0, 0],
+    )?;
     let mut control = vec![0u8; space];
     inj.read(&mut control, page + CONTROL)?;
     Ok(rights(&control))
@@ -176,17 +212,25 @@ fn receive(inj: &mut Injector<'_>, page: u64, socket: RawFd, files: usize) -> Re
 
 /// The descriptors in a control message.
 fn rights(control: &[u8]) -> Vec<RawFd> {
-    let len = control.get(..8).and_then(|b| b.try_into().ok()).map_or(0, usize::from_ne_bytes);
+    let len = control
+        .get(..8)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, usize::from_ne_bytes);
     let kind = [libc::SOL_SOCKET, libc::SCM_RIGHTS];
     let found = control.get(8..CMSG_HEADER).map(ints).unwrap_or_default();
     if found != kind {
         return Vec::new();
     }
-    control.get(CMSG_HEADER..len.min(control.len())).map(ints).unwrap_or_default()
+    control
+        .get(CMSG_HEADER..len.min(control.len()))
+        .map(ints)
+        .unwrap_or_default()
 }
 
 fn ints(raw: &[u8]) -> Vec<i32> {
-    raw.chunks_exact(4).filter_map(|c| Some(i32::from_ne_bytes(c.try_into().ok()?))).collect()
+    raw.chunks_exact(4)
+        .filter_map(|c| Some(i32::from_ne_bytes(c.try_into().ok()?)))
+        .collect()
 }
 
 fn bytes(words: &[u64]) -> Vec<u8> {
@@ -195,11 +239,12 @@ fn bytes(words: &[u64]) -> Vec<u8> {
 
 /// A C `int` as a system call's argument.
 fn word(n: i32) -> u64 {
-    i64::from(n).cast_unsigned()
+    i64::from(n) as u64
 }
 
 fn close(inj: &mut Injector<'_>, fd: RawFd) -> Result<()> {
-    inj.call("close", libc::SYS_close, [word(fd), 0, 0, 0, 0, 0]).map(drop)
+    inj.call("close", libc::SYS_close, [word(fd), 0, 0, 0, 0, 0])
+        .map(drop)
 }
 
 /// Cleans up what an exchange cut short left in a task: the scratch page, the
@@ -209,12 +254,15 @@ pub(crate) fn clean_up(plan: &Plan, task: &Task, left: &Journal, fresh: &Journal
     let mine: HashSet<RawFd> = task.slots.iter().map(|s| s.fd).collect();
     let pair = left.sockets();
     let mut surplus = Vec::new();
-    let listed = proc::descriptors(task.pid).doing(|| format!("cannot list the descriptors of {}", task.pid))?;
+    let listed = proc::descriptors(task.pid)
+        .doing(|| format!("cannot list the descriptors of {}", task.pid))?;
     for (fd, link) in listed {
         let leftover = if link.starts_with("socket:[") {
             pair.contains(&fd) || !mine.contains(&fd) && is_ours(plan, task, fd, |s| &s.file)
         } else {
-            link == "anon_inode:[userfaultfd]" && !mine.contains(&fd) && is_ours(plan, task, fd, |s| &s.placeholder)
+            link == "anon_inode:[userfaultfd]"
+                && !mine.contains(&fd)
+                && is_ours(plan, task, fd, |s| &s.placeholder)
         };
         if leftover {
             surplus.push(fd);
@@ -226,7 +274,11 @@ pub(crate) fn clean_up(plan: &Plan, task: &Task, left: &Journal, fresh: &Journal
         result = result.and(close(&mut inj, fd));
     }
     if left.scratch() != 0 {
-        let unmapped = inj.call("munmap", libc::SYS_munmap, [left.scratch(), PAGE, 0, 0, 0, 0]);
+        let unmapped = inj.call(
+            "munmap",
+            libc::SYS_munmap,
+            [left.scratch(), PAGE, 0, 0, 0, 0],
+        );
         result = result.and(unmapped.map(drop));
     }
     result.and(inj.finish())
@@ -245,7 +297,12 @@ pub(crate) fn close_all(task: &Task, fds: &[RawFd], journal: &Journal) -> Result
     result.and(inj.finish())
 }
 
-fn is_ours(plan: &Plan, task: &Task, fd: RawFd, file: impl Fn(&super::scan::Socket) -> &OwnedFd) -> bool {
+fn is_ours(
+    plan: &Plan,
+    task: &Task,
+    fd: RawFd,
+    file: impl Fn(&super::scan::Socket) -> &OwnedFd,
+) -> bool {
     let me = sys::my_pid();
     let same = |s| sys::same_file((task.pid, fd), (me, file(s).as_raw_fd())).unwrap_or(false);
     plan.sockets.iter().any(same)
@@ -256,18 +313,25 @@ fn is_ours(plan: &Plan, task: &Task, fd: RawFd, file: impl Fn(&super::scan::Sock
 fn make_room(task: &Task) -> Result<Option<libc::rlimit64>> {
     let what = || format!("cannot read the open-file limit of {}", task.pid);
     let old = sys::file_limit(task.pid, None).doing(what)?;
-    let held = proc::descriptors(task.pid).doing(|| format!("cannot list the descriptors of {}", task.pid))?.len();
+    let held = proc::descriptors(task.pid)
+        .doing(|| format!("cannot list the descriptors of {}", task.pid))?
+        .len();
     let need = u64::try_from(held + BATCH + 2).unwrap_or(u64::MAX);
     if need <= old.rlim_cur {
         return Ok(None);
     }
-    let new = libc::rlimit64 { rlim_cur: need, rlim_max: old.rlim_max.max(need) };
+    let new = libc::rlimit64 {
+        rlim_cur: need,
+        rlim_max: old.rlim_max.max(need),
+    };
     set_limit(task.pid, &new)?;
     Ok(Some(old))
 }
 
 fn set_limit(pid: i32, limit: &libc::rlimit64) -> Result<()> {
-    sys::file_limit(pid, Some(limit)).map(drop).doing(|| format!("cannot set the open-file limit of {pid}"))
+    sys::file_limit(pid, Some(limit))
+        .map(drop)
+        .doing(|| format!("cannot set the open-file limit of {pid}"))
 }
 
 #[cfg(test)]

@@ -38,28 +38,44 @@ impl<'a> Injector<'a> {
         if !arch::is_native(&regs) {
             return Err(Error::Refused {
                 pid,
-                what: "it is a 32-bit program, which telecr cannot carry; run its 64-bit build".into(),
+                what: "it is a 32-bit program, which telecr cannot carry; run its 64-bit build"
+                    .into(),
             });
         }
-        let vdso = proc::read_vdso(pid).doing(|| format!("cannot read the maps of process {pid}"))?;
+        let vdso =
+            proc::read_vdso(pid).doing(|| format!("cannot read the maps of process {pid}"))?;
         let vdso = vdso.ok_or_else(|| Error::Refused {
             pid,
             what: "it has no vDSO, which telecr needs; boot without vdso=0".into(),
         })?;
         let word_addr = vdso.wrapping_add(arch::WORD_OFFSET);
         let rseq = ptrace::rseq_area(pid);
-        let rseq_addr = if rseq == 0 { 0 } else { rseq.wrapping_add(RSEQ_CS) };
+        let rseq_addr = if rseq == 0 {
+            0
+        } else {
+            rseq.wrapping_add(RSEQ_CS)
+        };
         let patient = Patient {
             tid: pid,
             regs,
             mask: ptrace::mask(pid).doing(|| format!("cannot read the signal mask of {pid}"))?,
             word_addr,
-            word: read_word(&memory, word_addr).doing(|| format!("cannot read the vDSO of {pid}"))?,
+            word: read_word(&memory, word_addr)
+                .doing(|| format!("cannot read the vDSO of {pid}"))?,
             rseq_addr,
-            rseq: if rseq_addr == 0 { 0 } else { read_word(&memory, rseq_addr).unwrap_or(0) },
+            rseq: if rseq_addr == 0 {
+                0
+            } else {
+                read_word(&memory, rseq_addr).unwrap_or(0)
+            },
         };
         journal.open(&patient);
-        let injector = Injector { patient, memory, journal, held: None };
+        let injector = Injector {
+            patient,
+            memory,
+            journal,
+            held: None,
+        };
         match injector.prepare() {
             Ok(()) => Ok(injector),
             Err(e) => {
@@ -71,7 +87,8 @@ impl<'a> Injector<'a> {
 
     fn prepare(&self) -> Result<()> {
         let p = &self.patient;
-        ptrace::set_mask(p.tid, u64::MAX).doing(|| format!("cannot block the signals of {}", p.tid))?;
+        ptrace::set_mask(p.tid, u64::MAX)
+            .doing(|| format!("cannot block the signals of {}", p.tid))?;
         ptrace::poke(p.tid, p.word_addr, arch::patch(p.word))
             .doing(|| format!("cannot write to the vDSO of {}", p.tid))
     }
@@ -94,9 +111,12 @@ impl<'a> Injector<'a> {
         if (-4095..0).contains(&answer) {
             let errno = i32::try_from(-answer).unwrap_or(libc::EIO);
             let source = io::Error::from_raw_os_error(errno);
-            return Err(Error::Sys { what: format!("{name} in process {tid}"), source });
+            return Err(Error::Sys {
+                what: format!("{name} in process {tid}"),
+                source,
+            });
         }
-        Ok(answer.cast_unsigned())
+        Ok(answer as u64)
     }
 
     /// Runs to the next entry or exit of a system call.
@@ -110,11 +130,17 @@ impl<'a> Injector<'a> {
                 // All that can be blocked is: this is SIGSTOP. It comes again at the end.
                 Stop::Signal(signal) => self.held = Some(signal),
                 Stop::Gone => {
-                    return Err(Error::Thread { tid, what: "was killed during the hand-over".into() });
+                    return Err(Error::Thread {
+                        tid,
+                        what: "was killed during the hand-over".into(),
+                    });
                 }
             }
         }
-        Err(Error::Thread { tid, what: "does not come to its system call".into() })
+        Err(Error::Thread {
+            tid,
+            what: "does not come to its system call".into(),
+        })
     }
 
     /// Reads the process's memory.
@@ -169,18 +195,25 @@ fn restore(p: &Patient, memory: &File) -> Result<Option<i32>> {
                     break;
                 }
                 Stop::Gone => {
-                    return Err(Error::Thread { tid, what: "was killed during the hand-over".into() });
+                    return Err(Error::Thread {
+                        tid,
+                        what: "was killed during the hand-over".into(),
+                    });
                 }
                 Stop::Syscall => {}
                 Stop::Signal(signal) => held = Some(signal),
             }
         }
         if !stopped {
-            return Err(Error::Thread { tid, what: "cannot be interrupted".into() });
+            return Err(Error::Thread {
+                tid,
+                what: "cannot be interrupted".into(),
+            });
         }
     }
     ptrace::set_regs(tid, &p.regs).doing(|| format!("cannot set the registers of {tid}"))?;
-    ptrace::poke(tid, p.word_addr, p.word).doing(|| format!("cannot write to the vDSO of {tid}"))?;
+    ptrace::poke(tid, p.word_addr, p.word)
+        .doing(|| format!("cannot write to the vDSO of {tid}"))?;
     if p.rseq_addr != 0 && p.rseq != 0 {
         // Standing elsewhere cleared it; the thread must see its critical section aborted.
         memory
@@ -205,6 +238,7 @@ pub(crate) fn recover(p: &Patient) -> Result<()> {
         return restore(p, &memory).map(drop);
     }
     // It had not started, or had its registers back already.
-    ptrace::poke(tid, p.word_addr, p.word).doing(|| format!("cannot write to the vDSO of {tid}"))?;
+    ptrace::poke(tid, p.word_addr, p.word)
+        .doing(|| format!("cannot write to the vDSO of {tid}"))?;
     ptrace::set_mask(tid, p.mask).doing(|| format!("cannot set the signal mask of {tid}"))
 }

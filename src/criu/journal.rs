@@ -4,7 +4,7 @@
 
 use std::io;
 use std::mem::size_of;
-use std::ptr::{NonNull, null_mut};
+use std::ptr::{null_mut, NonNull};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use super::arch::{self, Regs, Words};
@@ -74,7 +74,11 @@ impl Journal {
         }
         let page = NonNull::new(ret.cast()).ok_or_else(|| io::Error::other("mapping at zero"))?;
         let journal = Journal { page };
-        journal.page().sockets.iter().for_each(|s| s.store(-1, SeqCst));
+        journal
+            .page()
+            .sockets
+            .iter()
+            .for_each(|s| s.store(-1, SeqCst));
         Ok(journal)
     }
 

@@ -2,12 +2,12 @@
 //! Log lines go where CRIU's own go; the guard's, once CRIU is gone, to the
 //! kernel log, which every host keeps.
 
-use std::ffi::{CString, c_char, c_uint, c_void};
+use std::ffi::{c_char, c_uint, c_void, CString};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::mem::transmute;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::OnceLock;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
@@ -33,11 +33,16 @@ pub fn symbol(name: &std::ffi::CStr) -> Option<std::ptr::NonNull<c_void>> {
 pub fn install() {
     let print = PRINT.get_or_init(|| {
         // SAFETY: CRIU has declared this function with this signature since 1.0.
-        symbol(c"print_on_level").map(|f| unsafe { transmute::<*mut c_void, PrintOnLevel>(f.as_ptr()) })
+        symbol(c"print_on_level")
+            .map(|f| unsafe { transmute::<*mut c_void, PrintOnLevel>(f.as_ptr()) })
     });
     if log::set_logger(&LOGGER).is_ok() {
         // CRIU filters by its own -v.
-        log::set_max_level(if print.is_some() { LevelFilter::Debug } else { LevelFilter::Info });
+        log::set_max_level(if print.is_some() {
+            LevelFilter::Debug
+        } else {
+            LevelFilter::Info
+        });
     }
 }
 

@@ -20,7 +20,10 @@ const SUFFIX: &str = ".img";
 
 /// The id in the name of an image file of ours.
 pub(crate) fn image_id(name: &str) -> Option<i32> {
-    name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok()
+    name.strip_prefix(PREFIX)?
+        .strip_suffix(SUFFIX)?
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]

@@ -27,11 +27,21 @@ pub(crate) fn epoll_target(line: &str) -> Option<EpollTarget> {
         return None;
     }
     let tfd = words.next()?.parse().ok()?;
-    let mut target = EpollTarget { tfd, events: 0, data: 0, ino: 0, dev: 0 };
+    let mut target = EpollTarget {
+        tfd,
+        events: 0,
+        data: 0,
+        ino: 0,
+        dev: 0,
+    };
     let mut seen = 0;
     while let Some(word) = words.next() {
         let (key, value) = word.split_once(':')?;
-        let value = if value.is_empty() { words.next()? } else { value };
+        let value = if value.is_empty() {
+            words.next()?
+        } else {
+            value
+        };
         let hex = |v: &str| u64::from_str_radix(v, 16).ok();
         match key {
             "events" => target.events = u32::from_str_radix(value, 16).ok()?,
@@ -71,7 +81,11 @@ pub(crate) struct Status {
 
 /// Parses `/proc/PID/status`.
 pub(crate) fn status(text: &str) -> Option<Status> {
-    let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+    let field = |name: &str| {
+        text.lines()
+            .find_map(|l| l.strip_prefix(name))
+            .map(str::trim)
+    };
     let mask = |name: &str| u64::from_str_radix(field(name)?, 16).ok();
     let kill = 1u64 << (libc::SIGKILL - 1);
     Some(Status {
@@ -97,7 +111,11 @@ pub(crate) fn mapping(line: &str) -> Option<(u64, u64, bool)> {
     let mut words = line.split_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
     let executable = words.next()?.as_bytes().get(2) == Some(&b'x');
-    Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?, executable))
+    Some((
+        u64::from_str_radix(start, 16).ok()?,
+        u64::from_str_radix(end, 16).ok()?,
+        executable,
+    ))
 }
 
 /// Reads the status of a process.
@@ -155,7 +173,10 @@ pub(crate) fn tree(root: i32) -> io::Result<Vec<i32>> {
         next += 1;
         for tid in threads(pid)? {
             let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/children"))?;
-            all.extend(text.split_whitespace().filter_map(|w| w.parse::<i32>().ok()));
+            all.extend(
+                text.split_whitespace()
+                    .filter_map(|w| w.parse::<i32>().ok()),
+            );
         }
     }
     Ok(all)
@@ -168,10 +189,19 @@ mod tests {
     #[test]
     fn epoll_lines() {
         let line = "tfd:        7 events:       1d data: deadbeef00000007  pos:0 ino:7e6d sdev:8";
-        let want = EpollTarget { tfd: 7, events: 0x1d, data: 0xdead_beef_0000_0007, ino: 0x7e6d, dev: 8 };
+        let want = EpollTarget {
+            tfd: 7,
+            events: 0x1d,
+            data: 0xdead_beef_0000_0007,
+            ino: 0x7e6d,
+            dev: 8,
+        };
         assert_eq!(epoll_target(line), Some(want));
         assert_eq!(epoll_target("pos:\t0"), None);
-        assert_eq!(epoll_target("tfd: x events: 1 data: 1 pos:0 ino:1 sdev:1"), None);
+        assert_eq!(
+            epoll_target("tfd: x events: 1 data: 1 pos:0 ino:1 sdev:1"),
+            None
+        );
         assert_eq!(epoll_target("tfd: 1 events: 1"), None);
         assert_eq!(epoll_target("tfd:"), None);
     }
@@ -189,7 +219,14 @@ mod tests {
     #[test]
     fn status_fields() {
         let text = "Name:\tx\nState:\tt (tracing stop)\nTracerPid:\t12\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\n";
-        assert_eq!(status(text), Some(Status { state: 't', tracer: 12, dying: true }));
+        assert_eq!(
+            status(text),
+            Some(Status {
+                state: 't',
+                tracer: 12,
+                dying: true
+            })
+        );
         assert_eq!(status("State:\tR"), None);
     }
 
@@ -199,7 +236,10 @@ mod tests {
         assert_eq!(vdso(maps), Some(0x7fff_0000));
         assert_eq!(vdso(""), None);
         let all: Vec<_> = maps.lines().filter_map(mapping).collect();
-        assert_eq!(all, vec![(0x7f00, 0x7f01, false), (0x7fff_0000, 0x7fff_2000, true)]);
+        assert_eq!(
+            all,
+            vec![(0x7f00, 0x7f01, false), (0x7fff_0000, 0x7fff_2000, true)]
+        );
         assert_eq!(mapping("junk"), None);
     }
 }

@@ -31,7 +31,11 @@ pub(crate) enum Stop {
 fn request(req: libc::c_uint, tid: i32, addr: usize, data: *mut libc::c_void) -> io::Result<()> {
     // SAFETY: callers pass in `data` either a number or a pointer to what the request asks for.
     let ret = unsafe { libc::ptrace(req, tid, without_provenance_mut::<libc::c_void>(addr), data) };
-    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 fn number(n: usize) -> *mut libc::c_void {
@@ -55,7 +59,12 @@ pub(crate) fn interrupt(tid: i32) -> io::Result<()> {
 
 /// Lets the thread run, delivering `signal` unless 0.
 pub(crate) fn cont(tid: i32, signal: i32) -> io::Result<()> {
-    request(libc::PTRACE_CONT, tid, 0, number(usize::try_from(signal).unwrap_or(0)))
+    request(
+        libc::PTRACE_CONT,
+        tid,
+        0,
+        number(usize::try_from(signal).unwrap_or(0)),
+    )
 }
 
 /// Lets the thread run to the next entry or exit of a system call.
@@ -71,33 +80,61 @@ pub(crate) fn detach(tid: i32) -> io::Result<()> {
 /// The thread's registers.
 pub(crate) fn regs(tid: i32) -> io::Result<Regs> {
     let mut regs = super::arch::from_words([0; size_of::<Regs>() / 8]);
-    let mut iov = libc::iovec { iov_base: (&raw mut regs).cast(), iov_len: size_of::<Regs>() };
-    request(libc::PTRACE_GETREGSET, tid, NT_PRSTATUS, (&raw mut iov).cast())?;
+    let mut iov = libc::iovec {
+        iov_base: (&raw mut regs).cast(),
+        iov_len: size_of::<Regs>(),
+    };
+    request(
+        libc::PTRACE_GETREGSET,
+        tid,
+        NT_PRSTATUS,
+        (&raw mut iov).cast(),
+    )?;
     if iov.iov_len == size_of::<Regs>() {
         Ok(regs)
     } else {
-        Err(io::Error::other("the thread is of another processor mode (32-bit programs cannot be carried)"))
+        Err(io::Error::other(
+            "the thread is of another processor mode (32-bit programs cannot be carried)",
+        ))
     }
 }
 
 /// Sets the thread's registers.
 pub(crate) fn set_regs(tid: i32, regs: &Regs) -> io::Result<()> {
     let mut regs = *regs;
-    let mut iov = libc::iovec { iov_base: (&raw mut regs).cast(), iov_len: size_of::<Regs>() };
-    request(libc::PTRACE_SETREGSET, tid, NT_PRSTATUS, (&raw mut iov).cast())
+    let mut iov = libc::iovec {
+        iov_base: (&raw mut regs).cast(),
+        iov_len: size_of::<Regs>(),
+    };
+    request(
+        libc::PTRACE_SETREGSET,
+        tid,
+        NT_PRSTATUS,
+        (&raw mut iov).cast(),
+    )
 }
 
 /// The thread's blocked signals.
 pub(crate) fn mask(tid: i32) -> io::Result<u64> {
     let mut mask = 0u64;
-    request(PTRACE_GETSIGMASK, tid, size_of::<u64>(), (&raw mut mask).cast())?;
+    request(
+        PTRACE_GETSIGMASK,
+        tid,
+        size_of::<u64>(),
+        (&raw mut mask).cast(),
+    )?;
     Ok(mask)
 }
 
 /// Sets the thread's blocked signals.
 pub(crate) fn set_mask(tid: i32, mask: u64) -> io::Result<()> {
     let mut mask = mask;
-    request(PTRACE_SETSIGMASK, tid, size_of::<u64>(), (&raw mut mask).cast())
+    request(
+        PTRACE_SETSIGMASK,
+        tid,
+        size_of::<u64>(),
+        (&raw mut mask).cast(),
+    )
 }
 
 /// Writes one word into the process, through protection.
@@ -111,7 +148,12 @@ pub(crate) fn poke(tid: i32, addr: u64, word: u64) -> io::Result<()> {
 pub(crate) fn rseq_area(tid: i32) -> u64 {
     let mut config = [0u64; 3];
     // Kernels before 5.13 do not know the request; nor can we know the area then.
-    match request(PTRACE_GET_RSEQ_CONFIGURATION, tid, size_of::<[u64; 3]>(), config.as_mut_ptr().cast()) {
+    match request(
+        PTRACE_GET_RSEQ_CONFIGURATION,
+        tid,
+        size_of::<[u64; 3]>(),
+        config.as_mut_ptr().cast(),
+    ) {
         Ok(()) => config[0],
         Err(_) => 0,
     }
@@ -162,8 +204,14 @@ mod tests {
         let stopped = |sig: i32, event: i32| (event << 16) | (sig << 8) | 0x7f;
         assert_eq!(classify(stopped(libc::SIGTRAP, 128)), Some(Stop::Event));
         assert_eq!(classify(stopped(libc::SIGSTOP, 128)), Some(Stop::Event));
-        assert_eq!(classify(stopped(libc::SIGTRAP | 0x80, 0)), Some(Stop::Syscall));
-        assert_eq!(classify(stopped(libc::SIGSTOP, 0)), Some(Stop::Signal(libc::SIGSTOP)));
+        assert_eq!(
+            classify(stopped(libc::SIGTRAP | 0x80, 0)),
+            Some(Stop::Syscall)
+        );
+        assert_eq!(
+            classify(stopped(libc::SIGSTOP, 0)),
+            Some(Stop::Signal(libc::SIGSTOP))
+        );
         assert_eq!(classify(9), Some(Stop::Gone));
         assert_eq!(classify(0), Some(Stop::Gone));
     }

@@ -32,7 +32,10 @@ enum Fate {
 
 /// A task that has ended; its sockets are dropped in silence with our copies.
 fn is_dead(task: &Task) -> bool {
-    matches!(sys::wait_readable(&[task.pidfd.as_fd()], 0).as_deref(), Ok([true]))
+    matches!(
+        sys::wait_readable(&[task.pidfd.as_fd()], 0).as_deref(),
+        Ok([true])
+    )
 }
 
 fn fate(task: &Task, criu_pid: i32, criu_alive: bool, stays_stopped: bool) -> Fate {
@@ -59,13 +62,23 @@ pub(crate) fn watch(orders: &Orders<'_>, criu_pid: i32, criu: &OwnedFd) {
     let mut before: HashSet<i32> = HashSet::new();
     let mut pause = LOOK_MIN;
     loop {
-        let criu_alive = !matches!(sys::wait_readable(&[criu.as_fd()], 0).as_deref(), Ok([true]));
+        let criu_alive = !matches!(
+            sys::wait_readable(&[criu.as_fd()], 0).as_deref(),
+            Ok([true])
+        );
         let holders = plan.tasks.iter().filter(|t| !t.slots.is_empty());
-        let fates: Vec<(&Task, Fate)> =
-            holders.map(|t| (t, fate(t, criu_pid, criu_alive, orders.stays_stopped))).collect();
-        let free: HashSet<i32> =
-            fates.iter().filter(|(_, f)| *f == Fate::Free).map(|(t, _)| t.pid).collect();
-        for (task, _) in fates.iter().filter(|(t, _)| free.contains(&t.pid) && before.contains(&t.pid)) {
+        let fates: Vec<(&Task, Fate)> = holders
+            .map(|t| (t, fate(t, criu_pid, criu_alive, orders.stays_stopped)))
+            .collect();
+        let free: HashSet<i32> = fates
+            .iter()
+            .filter(|(_, f)| *f == Fate::Free)
+            .map(|(t, _)| t.pid)
+            .collect();
+        for (task, _) in fates
+            .iter()
+            .filter(|(t, _)| free.contains(&t.pid) && before.contains(&t.pid))
+        {
             thawer.thaw(task);
         }
         let left = fates
@@ -77,8 +90,11 @@ pub(crate) fn watch(orders: &Orders<'_>, criu_pid: i32, criu: &OwnedFd) {
         }
         before = free;
         // The end of a task is seen at once: its ports may be wanted again soon.
-        let living: Vec<BorrowedFd<'_>> =
-            fates.iter().filter(|(_, f)| *f != Fate::Dead).map(|(t, _)| t.pidfd.as_fd()).collect();
+        let living: Vec<BorrowedFd<'_>> = fates
+            .iter()
+            .filter(|(_, f)| *f != Fate::Dead)
+            .map(|(t, _)| t.pidfd.as_fd())
+            .collect();
         if sys::wait_readable(&living, i32::try_from(pause.as_millis()).unwrap_or(1)).is_err() {
             sleep(pause);
         }
@@ -97,17 +113,29 @@ struct Thawer<'a> {
 
 impl<'a> Thawer<'a> {
     fn new(orders: &'a Orders<'a>) -> Self {
-        Thawer { orders, ice: None, done: HashSet::new() }
+        Thawer {
+            orders,
+            ice: None,
+            done: HashSet::new(),
+        }
     }
 
     /// Thaws the sockets of a task that are still frozen.
     fn thaw(&mut self, task: &Task) {
         for slot in &task.slots {
-            let Some(socket) = self.orders.plan.sockets.get(slot.socket) else { continue };
+            let Some(socket) = self.orders.plan.sockets.get(slot.socket) else {
+                continue;
+            };
             if self.done.insert(slot.socket) {
-                let thawed = self.ice().and_then(|ice| ice.thaw(socket.file.as_fd(), true));
+                let thawed = self
+                    .ice()
+                    .and_then(|ice| ice.thaw(socket.file.as_fd(), true));
                 if let Err(e) = thawed {
-                    log::error!("descriptor {} of process {} stays frozen: {e}", slot.fd, task.pid);
+                    log::error!(
+                        "descriptor {} of process {} stays frozen: {e}",
+                        slot.fd,
+                        task.pid
+                    );
                 }
             }
         }
@@ -126,7 +154,11 @@ impl<'a> Thawer<'a> {
 pub(crate) fn rescue(orders: &Orders<'_>, criu: &OwnedFd) {
     let plan = orders.plan;
     let mut caught = catch_all(plan, criu);
-    let living: Vec<&Task> = plan.tasks.iter().filter(|t| caught.processes.contains(&t.pid)).collect();
+    let living: Vec<&Task> = plan
+        .tasks
+        .iter()
+        .filter(|t| caught.processes.contains(&t.pid))
+        .collect();
     if let Err(e) = put_back(orders, &living) {
         log::error!("putting sockets back: {e}");
     }
@@ -150,7 +182,8 @@ fn put_back(orders: &Orders<'_>, living: &[&Task]) -> Result<()> {
     let mut result = Ok(());
     if let Some(patient) = left.patient() {
         if let Some(task) = living.iter().find(|t| t.pid == patient.tid) {
-            result = inject::recover(&patient).and_then(|()| handover::clean_up(plan, task, left, &fresh));
+            result = inject::recover(&patient)
+                .and_then(|()| handover::clean_up(plan, task, left, &fresh));
         }
     }
     for task in living {
@@ -193,7 +226,10 @@ fn catch_all(plan: &Plan, criu: &OwnedFd) -> Caught {
                 }
                 Err(e) if e.raw_os_error() == Some(libc::ESRCH) => break,
                 Err(e) if begin.elapsed() > SEIZE_LIMIT => {
-                    log::error!("cannot stop process {}: {e}; its sockets stay exchanged", task.pid);
+                    log::error!(
+                        "cannot stop process {}: {e}; its sockets stay exchanged",
+                        task.pid
+                    );
                     break;
                 }
                 Err(_) => {}

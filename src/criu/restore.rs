@@ -25,10 +25,16 @@ pub fn verify(dir: BorrowedFd<'_>) -> Result<usize> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
     let mut count = 0;
     for entry in fs::read_dir(&path).doing(|| "cannot list the image directory")? {
-        let name = entry.doing(|| "cannot list the image directory")?.file_name();
-        let Some(name) = name.to_str().filter(|n| names::image_id(n).is_some()) else { continue };
-        image::verify(path.join(name))
-            .map_err(|source| Error::Image { what: name.into(), source })?;
+        let name = entry
+            .doing(|| "cannot list the image directory")?
+            .file_name();
+        let Some(name) = name.to_str().filter(|n| names::image_id(n).is_some()) else {
+            continue;
+        };
+        image::verify(path.join(name)).map_err(|source| Error::Image {
+            what: name.into(),
+            source,
+        })?;
         count += 1;
     }
     if count > 0 {
@@ -51,9 +57,17 @@ pub fn open(dir: BorrowedFd<'_>, id: i32) -> Result<Option<OwnedFd>> {
         Err(e) => return Err(e).doing(|| format!("cannot open {name}")),
     };
     let mut repair = open_repair()?;
-    let mut reader = image::open(file).map_err(|source| Error::Image { what: name.clone(), source })?;
-    let (socket, summary) = crate::sctp::restore::restore(&mut repair, &mut reader)
-        .map_err(|source| Error::Repair { what: name.clone(), source })?;
+    let mut reader = image::open(file).map_err(|source| Error::Image {
+        what: name.clone(),
+        source,
+    })?;
+    let (socket, summary) =
+        crate::sctp::restore::restore(&mut repair, &mut reader).map_err(|source| {
+            Error::Repair {
+                what: name.clone(),
+                source,
+            }
+        })?;
     log::info!("{name}: restored, {summary:?}");
     Ok(Some(socket))
 }
@@ -80,7 +94,10 @@ impl Waker {
         let mut result = Ok(());
         for socket in &sockets {
             let woken = repair.wake(socket.as_fd());
-            let woken = woken.map_err(|source| Error::Repair { what: format!("a socket of {pid}"), source });
+            let woken = woken.map_err(|source| Error::Repair {
+                what: format!("a socket of {pid}"),
+                source,
+            });
             result = result.and(woken);
         }
         result.and(unlocked).map(|()| sockets.len())
@@ -90,13 +107,19 @@ impl Waker {
     fn sockets(&mut self, pid: i32) -> Result<Vec<OwnedFd>> {
         let pidfd = sys::pidfd_open(pid).doing(|| format!("cannot open process {pid}"))?;
         let mut found = Vec::new();
-        let listed = proc::descriptors(pid).doing(|| format!("cannot list the descriptors of {pid}"))?;
-        for (fd, _) in listed.iter().filter(|(_, link)| link.starts_with("socket:[")) {
+        let listed =
+            proc::descriptors(pid).doing(|| format!("cannot list the descriptors of {pid}"))?;
+        for (fd, _) in listed
+            .iter()
+            .filter(|(_, link)| link.starts_with("socket:["))
+        {
             let file = sys::pidfd_getfd(pidfd.as_fd(), *fd)
                 .doing(|| format!("cannot take descriptor {fd} of {pid}"))?;
-            let protocol = sys::socket_protocol(file.as_fd()).doing(|| format!("cannot ask socket {fd}"))?;
+            let protocol =
+                sys::socket_protocol(file.as_fd()).doing(|| format!("cannot ask socket {fd}"))?;
             if protocol == Some(libc::IPPROTO_SCTP) {
-                let id = sys::file_id(file.as_fd()).doing(|| format!("cannot stat descriptor {fd}"))?;
+                let id =
+                    sys::file_id(file.as_fd()).doing(|| format!("cannot stat descriptor {fd}"))?;
                 if self.seen.insert(id) {
                     found.push(file);
                 }
@@ -113,12 +136,22 @@ fn unlock(pid: i32, repair: &mut Repair, sockets: &[OwnedFd]) -> Result<()> {
     for socket in sockets {
         let endpoint = repair
             .endpoint(socket.as_fd())
-            .map_err(|source| Error::Repair { what: format!("a socket of {pid}"), source })?;
-        addresses.extend(endpoint.addrs.iter().filter_map(|a| addr::parse(a)).map(|a| a.ip()));
+            .map_err(|source| Error::Repair {
+                what: format!("a socket of {pid}"),
+                source,
+            })?;
+        addresses.extend(
+            endpoint
+                .addrs
+                .iter()
+                .filter_map(|a| addr::parse(a))
+                .map(|a| a.ip()),
+        );
     }
     let pidfd = sys::pidfd_open(pid).doing(|| format!("cannot open process {pid}"))?;
     let work = || -> Result<()> {
-        sys::enter_netns(pidfd.as_fd()).doing(|| format!("cannot enter the network namespace of {pid}"))?;
+        sys::enter_netns(pidfd.as_fd())
+            .doing(|| format!("cannot enter the network namespace of {pid}"))?;
         if addresses.iter().any(IpAddr::is_unspecified) {
             // Bound to any address: all of them answer for the socket.
             addresses.extend(local_addresses().map_err(|e| Error::Other(e.to_string()))?);
@@ -126,14 +159,22 @@ fn unlock(pid: i32, repair: &mut Repair, sockets: &[OwnedFd]) -> Result<()> {
         addresses.retain(|a| !a.is_unspecified());
         addresses.sort_unstable();
         addresses.dedup();
-        crate::lock::unlock(&addresses).map_err(|e| Error::Other(format!("cannot remove the packet lock: {e}")))
+        crate::lock::unlock(&addresses)
+            .map_err(|e| Error::Other(format!("cannot remove the packet lock: {e}")))
     };
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().spawn_scoped(scope, work).doing(|| "cannot start a thread")?;
-        thread.join().map_err(|_| Error::Other("the thread that removes the packet lock ended early".into()))?
+        let thread = std::thread::Builder::new()
+            .spawn_scoped(scope, work)
+            .doing(|| "cannot start a thread")?;
+        thread.join().map_err(|_| {
+            Error::Other("the thread that removes the packet lock ended early".into())
+        })?
     })
 }
 
 fn open_repair() -> Result<Repair> {
-    Repair::open().map_err(|source| Error::Repair { what: "repair mode cannot be used".into(), source })
+    Repair::open().map_err(|source| Error::Repair {
+        what: "repair mode cannot be used".into(),
+        source,
+    })
 }

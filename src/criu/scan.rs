@@ -127,7 +127,8 @@ impl Scan {
     fn task(&mut self, pid: i32, protocol: i32) -> Result<()> {
         let pidfd = sys::pidfd_open(pid).doing(|| format!("cannot open process {pid}"))?;
         let mut slots = Vec::new();
-        let listed = proc::descriptors(pid).doing(|| format!("cannot list the descriptors of {pid}"))?;
+        let listed =
+            proc::descriptors(pid).doing(|| format!("cannot list the descriptors of {pid}"))?;
         for (fd, link) in listed {
             if link.starts_with("socket:[") {
                 let file = get(&pidfd, pid, fd)?;
@@ -136,7 +137,11 @@ impl Scan {
                 if found == Some(protocol) {
                     let cloexec = self.cloexec(pid, fd)?;
                     let socket = self.socket(file)?;
-                    slots.push(Slot { fd, cloexec, socket });
+                    slots.push(Slot {
+                        fd,
+                        cloexec,
+                        socket,
+                    });
                 } else {
                     self.object_to_flight(pid, fd, &file, protocol)?;
                 }
@@ -157,7 +162,8 @@ impl Scan {
     }
 
     fn cloexec(&self, pid: i32, fd: RawFd) -> Result<bool> {
-        let info = proc::read_fdinfo(pid, fd).doing(|| format!("cannot read fdinfo {fd} of {pid}"))?;
+        let info =
+            proc::read_fdinfo(pid, fd).doing(|| format!("cannot read fdinfo {fd} of {pid}"))?;
         proc::close_on_exec(&info)
             .ok_or_else(|| Error::Other(format!("fdinfo {fd} of {pid} has an unknown form")))
     }
@@ -170,7 +176,8 @@ impl Scan {
         }
         let placeholder = sys::userfaultfd()
             .doing(|| "cannot make a placeholder (the kernel needs CONFIG_USERFAULTFD)")?;
-        sys::copy_owner(file.as_fd(), placeholder.as_fd()).doing(|| "cannot copy a socket's owner")?;
+        sys::copy_owner(file.as_fd(), placeholder.as_fd())
+            .doing(|| "cannot copy a socket's owner")?;
         let index = self.plan.sockets.len();
         self.plan.sockets.push(Socket { file, placeholder });
         self.index.insert(id, index);
@@ -178,7 +185,8 @@ impl Scan {
     }
 
     fn epoll(&mut self, pidfd: &OwnedFd, pid: i32, fd: RawFd) -> Result<()> {
-        let info = proc::read_fdinfo(pid, fd).doing(|| format!("cannot read fdinfo {fd} of {pid}"))?;
+        let info =
+            proc::read_fdinfo(pid, fd).doing(|| format!("cannot read fdinfo {fd} of {pid}"))?;
         let mut targets = Vec::new();
         for line in info.lines().filter(|l| l.starts_with("tfd:")) {
             let target = proc::epoll_target(line);
@@ -193,8 +201,15 @@ impl Scan {
     }
 
     /// A socket on its way through a unix socket cannot be exchanged.
-    fn object_to_flight(&mut self, pid: i32, fd: RawFd, file: &OwnedFd, protocol: i32) -> Result<()> {
-        let info = proc::read_fdinfo(pid, fd).doing(|| format!("cannot read fdinfo {fd} of {pid}"))?;
+    fn object_to_flight(
+        &mut self,
+        pid: i32,
+        fd: RawFd,
+        file: &OwnedFd,
+        protocol: i32,
+    ) -> Result<()> {
+        let info =
+            proc::read_fdinfo(pid, fd).doing(|| format!("cannot read fdinfo {fd} of {pid}"))?;
         if proc::files_in_flight(&info) == 0 {
             return Ok(());
         }
@@ -214,6 +229,7 @@ impl Scan {
 }
 
 fn get(pidfd: &OwnedFd, pid: i32, fd: RawFd) -> Result<OwnedFd> {
-    sys::pidfd_getfd(pidfd.as_fd(), fd)
-        .doing(|| format!("cannot take descriptor {fd} of {pid} (telecr needs Linux 5.6 and CAP_SYS_PTRACE)"))
+    sys::pidfd_getfd(pidfd.as_fd(), fd).doing(|| {
+        format!("cannot take descriptor {fd} of {pid} (telecr needs Linux 5.6 and CAP_SYS_PTRACE)")
+    })
 }

@@ -41,7 +41,11 @@ pub(crate) struct Snapshot {
 
 /// Takes it. The tasks stand, traced by the calling thread.
 pub(crate) fn take(plan: &Plan) -> Result<Snapshot> {
-    let processes = plan.tasks.iter().map(|t| process(t.pid)).collect::<Result<Vec<_>>>()?;
+    let processes = plan
+        .tasks
+        .iter()
+        .map(|t| process(t.pid))
+        .collect::<Result<Vec<_>>>()?;
     Ok(Snapshot { processes })
 }
 
@@ -49,12 +53,21 @@ fn process(pid: i32) -> Result<Process> {
     let what = || format!("cannot read what process {pid} was doing");
     let mut threads = Vec::new();
     for tid in proc::threads(pid).doing(what)? {
-        let (regs, mask) = (ptrace::regs(tid).doing(what)?, ptrace::mask(tid).doing(what)?);
+        let (regs, mask) = (
+            ptrace::regs(tid).doing(what)?,
+            ptrace::mask(tid).doing(what)?,
+        );
         threads.push(Thread { tid, regs, mask });
     }
     let text = fs::read_to_string(format!("/proc/{pid}/maps")).doing(what)?;
     let memory = File::open(format!("/proc/{pid}/mem")).doing(what)?;
-    let mut process = Process { pid, threads, maps: Vec::new(), code: Vec::new(), descriptors: HashSet::new() };
+    let mut process = Process {
+        pid,
+        threads,
+        maps: Vec::new(),
+        code: Vec::new(),
+        descriptors: HashSet::new(),
+    };
     for (start, end, executable) in text.lines().filter_map(proc::mapping) {
         process.maps.push((start, end));
         let mut bytes = [0; CODE];
@@ -62,7 +75,11 @@ fn process(pid: i32) -> Result<Process> {
             process.code.push((start, bytes));
         }
     }
-    process.descriptors = proc::descriptors(pid).doing(what)?.into_iter().map(|(fd, _)| fd).collect();
+    process.descriptors = proc::descriptors(pid)
+        .doing(what)?
+        .into_iter()
+        .map(|(fd, _)| fd)
+        .collect();
     Ok(process)
 }
 
@@ -71,13 +88,22 @@ impl Snapshot {
     /// and gives those that were running it their own registers. Answers
     /// CRIU's descriptors left in the process.
     pub(crate) fn mend(&self, pid: i32) -> Result<Vec<RawFd>> {
-        let Some(process) = self.processes.iter().find(|p| p.pid == pid) else { return Ok(Vec::new()) };
+        let Some(process) = self.processes.iter().find(|p| p.pid == pid) else {
+            return Ok(Vec::new());
+        };
         let what = || format!("cannot take CRIU's code out of process {pid}");
-        let memory = File::options().read(true).write(true).open(format!("/proc/{pid}/mem")).doing(what)?;
+        let memory = File::options()
+            .read(true)
+            .write(true)
+            .open(format!("/proc/{pid}/mem"))
+            .doing(what)?;
         let mut sites = Vec::new();
         for (start, bytes) in &process.code {
             let mut now = [0; CODE];
-            if memory.read_exact_at(&mut now, *start).is_ok() && now != *bytes && arch::is_criu_code(&now) {
+            if memory.read_exact_at(&mut now, *start).is_ok()
+                && now != *bytes
+                && arch::is_criu_code(&now)
+            {
                 memory.write_all_at(bytes, *start).doing(what)?;
                 sites.push((*start, start.saturating_add(bytes.len() as u64)));
             }
@@ -85,11 +111,20 @@ impl Snapshot {
         let mut parasite = false;
         for thread in &process.threads {
             // One that has ended meanwhile needs nothing.
-            let (Ok(regs), Ok(mask)) = (ptrace::regs(thread.tid), ptrace::mask(thread.tid)) else { continue };
+            let (Ok(regs), Ok(mask)) = (ptrace::regs(thread.tid), ptrace::mask(thread.tid)) else {
+                continue;
+            };
             let ip = arch::ip(&regs);
-            let within = |ranges: &[(u64, u64)]| ranges.iter().any(|(start, end)| (*start..*end).contains(&ip));
+            let within = |ranges: &[(u64, u64)]| {
+                ranges
+                    .iter()
+                    .any(|(start, end)| (*start..*end).contains(&ip))
+            };
             if within(&sites) || !within(&process.maps) {
-                log::warn!("thread {} was in CRIU's code: it goes on where it was", thread.tid);
+                log::warn!(
+                    "thread {} was in CRIU's code: it goes on where it was",
+                    thread.tid
+                );
                 ptrace::set_regs(thread.tid, &thread.regs).doing(what)?;
                 ptrace::set_mask(thread.tid, thread.mask).doing(what)?;
                 parasite = true;
@@ -102,7 +137,9 @@ impl Snapshot {
             return Ok(Vec::new());
         }
         let listed = proc::descriptors(pid).doing(what)?;
-        let new = |(fd, link): &(RawFd, String)| link.starts_with("socket:[") && !process.descriptors.contains(fd);
+        let new = |(fd, link): &(RawFd, String)| {
+            link.starts_with("socket:[") && !process.descriptors.contains(fd)
+        };
         Ok(listed.into_iter().filter(new).map(|(fd, _)| fd).collect())
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Thin, safe faces of the system calls that neither `std` nor `nix` offers.
 
-use std::io;
-use std::mem::{size_of, zeroed};
 use std::fs::File;
+use std::io;
+use std::mem::zeroed;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::OFlag;
@@ -20,7 +20,11 @@ const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
 pub(crate) const SCM_MAX_FD: usize = 253;
 
 fn check(ret: libc::c_long) -> io::Result<libc::c_long> {
-    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(ret)
+    }
 }
 
 /// Takes a descriptor fresh from the kernel.
@@ -58,7 +62,7 @@ pub(crate) fn my_pid() -> i32 {
 /// The protocol of a socket, `None` for what is no socket.
 pub(crate) fn socket_protocol(fd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
     let mut value: libc::c_int = 0;
-    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    let mut len: libc::socklen_t = 4;
     // SAFETY: `value` and `len` live across the call and have the sizes given.
     let ret = unsafe {
         libc::getsockopt(
@@ -147,7 +151,7 @@ pub(crate) fn send_fds(socket: BorrowedFd<'_>, fds: &[RawFd]) -> io::Result<()> 
 /// Every file a queued message of unix socket `socket` carries, by peeking.
 /// Only the first message is seen, which is enough to warn early.
 pub(crate) fn peek_fds(socket: BorrowedFd<'_>) -> Vec<OwnedFd> {
-    use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
+    use nix::sys::socket::{recvmsg, ControlMessageOwned, MsgFlags, UnixAddr};
     let mut byte = [0u8; 1];
     let mut iov = [std::io::IoSliceMut::new(&mut byte)];
     let mut space = nix::cmsg_space!([RawFd; SCM_MAX_FD]);
@@ -218,7 +222,8 @@ pub(crate) fn with_fd_at<T>(fd: RawFd, at: RawFd, work: impl FnOnce() -> T) -> i
 
 /// Creates a file in a directory; one that is there is emptied.
 pub(crate) fn create_at(dir: BorrowedFd<'_>, name: &str) -> io::Result<File> {
-    let flags = OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_TRUNC | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    let flags =
+        OFlag::O_CREAT | OFlag::O_WRONLY | OFlag::O_TRUNC | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     Ok(nix::fcntl::openat(dir, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into())
 }
 
@@ -240,7 +245,10 @@ pub(crate) fn remove_at(dir: BorrowedFd<'_>, name: &str) {
 
 /// The open-file limit of a process; sets a new one if given.
 pub(crate) fn file_limit(pid: i32, new: Option<&libc::rlimit64>) -> io::Result<libc::rlimit64> {
-    let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let mut old = libc::rlimit64 {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     let new = new.map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: `new` is null or a limit that lives across the call, as does `old`.
     check(unsafe { libc::prlimit64(pid, libc::RLIMIT_NOFILE, new, &raw mut old) }.into())?;
@@ -349,7 +357,10 @@ pub(crate) fn close_all_but(mut keep: Vec<RawFd>) -> io::Result<()> {
     };
     let mut first = 0;
     for fd in keep {
-        if let Some(last) = fd.checked_sub(1).and_then(|l| libc::c_uint::try_from(l).ok()) {
+        if let Some(last) = fd
+            .checked_sub(1)
+            .and_then(|l| libc::c_uint::try_from(l).ok())
+        {
             close(first, last)?;
         }
         first = fd.saturating_add(1);
@@ -380,7 +391,11 @@ pub(crate) fn without_sigchld<T>(work: impl FnOnce() -> T) -> T {
 pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], timeout_ms: i32) -> io::Result<Vec<bool>> {
     let mut polls: Vec<libc::pollfd> = fds
         .iter()
-        .map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
+        .map(|fd| libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
         .collect();
     let len = libc::nfds_t::try_from(polls.len()).map_err(io::Error::other)?;
     // SAFETY: `polls` has `len` entries and lives across the call.
@@ -406,12 +421,21 @@ mod tests {
 
     #[test]
     fn same_file_tells_copies_from_strangers() {
-        let (Ok(a), Ok(b)) = (std::fs::File::open("/dev/null"), std::fs::File::open("/dev/null")) else {
+        let (Ok(a), Ok(b)) = (
+            std::fs::File::open("/dev/null"),
+            std::fs::File::open("/dev/null"),
+        ) else {
             return;
         };
         let Ok(copy) = a.try_clone() else { return };
         let me = my_pid();
-        assert_eq!(same_file((me, a.as_raw_fd()), (me, copy.as_raw_fd())).ok(), Some(true));
-        assert_eq!(same_file((me, a.as_raw_fd()), (me, b.as_raw_fd())).ok(), Some(false));
+        assert_eq!(
+            same_file((me, a.as_raw_fd()), (me, copy.as_raw_fd())).ok(),
+            Some(true)
+        );
+        assert_eq!(
+            same_file((me, a.as_raw_fd()), (me, b.as_raw_fd())).ok(),
+            Some(false)
+        );
     }
 }

@@ -41,7 +41,13 @@ fn open_mark() -> Result<Box<dyn Ice>> {
 fn set_priority(fd: RawFd, value: i32) {
     // SAFETY: `value` lives across the call.
     let ret = unsafe {
-        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_PRIORITY, (&raw const value).cast(), 4)
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_PRIORITY,
+            (&raw const value).cast(),
+            4,
+        )
     };
     assert_eq!(ret, 0);
 }
@@ -50,7 +56,13 @@ fn priority(fd: RawFd) -> i32 {
     let (mut value, mut len) = (0i32, 4);
     // SAFETY: both live across the call.
     let ret = unsafe {
-        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PRIORITY, (&raw mut value).cast(), &raw mut len)
+        libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_PRIORITY,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
     };
     assert_eq!(ret, 0);
     value
@@ -95,7 +107,12 @@ fn server(with_epoll: bool) -> Server {
             }
             // SAFETY: plain integers, and a byte that lives across the call.
             unsafe {
-                let peer = libc::accept4(fd, std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC);
+                let peer = libc::accept4(
+                    fd,
+                    std::ptr::null_mut(),
+                    std::ptr::null_mut(),
+                    libc::SOCK_CLOEXEC,
+                );
                 if peer < 0 {
                     libc::_exit(1);
                 }
@@ -112,7 +129,10 @@ fn watch(fd: RawFd) -> RawFd {
     // SAFETY: `event` lives across the call.
     unsafe {
         let set = libc::epoll_create1(0);
-        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0xfeed };
+        let mut event = libc::epoll_event {
+            events: libc::EPOLLIN as u32,
+            u64: 0xfeed,
+        };
         libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, &raw mut event);
         set
     }
@@ -126,8 +146,12 @@ fn ready(set: RawFd, _fd: RawFd) -> bool {
 }
 
 fn answers(server: &Server) -> bool {
-    let Ok(mut stream) = TcpStream::connect(server.listener.local_addr().unwrap()) else { return false };
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let Ok(mut stream) = TcpStream::connect(server.listener.local_addr().unwrap()) else {
+        return false;
+    };
+    stream
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
     let mut byte = [0];
     stream.read_exact(&mut byte).is_ok() && byte == *b"k"
 }
@@ -139,10 +163,14 @@ fn stop(pid: i32) {
 }
 
 fn link(server: &Server) -> String {
-    std::fs::read_link(format!("/proc/{}/fd/{}", server.pid, server.listener.as_raw_fd()))
-        .unwrap()
-        .to_string_lossy()
-        .into_owned()
+    std::fs::read_link(format!(
+        "/proc/{}/fd/{}",
+        server.pid,
+        server.listener.as_raw_fd()
+    ))
+    .unwrap()
+    .to_string_lossy()
+    .into_owned()
 }
 
 /// One test at a time, for each forks copies of all descriptors; `None` when not root.
@@ -153,7 +181,10 @@ fn turn() -> Option<MutexGuard<'static, ()>> {
         eprintln!("skipped: needs root");
         return None;
     }
-    Some(TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    Some(
+        TURN.lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner),
+    )
 }
 
 fn eventually(what: &str, mut check: impl FnMut() -> bool) {
@@ -189,7 +220,10 @@ fn there_and_back(with_epoll: bool) {
     handover::to_sockets(&plan, plan.tasks.iter(), &journal).unwrap();
     assert!(journal.patient().is_none());
     let after = ptrace::regs(server.pid).unwrap();
-    assert_eq!(super::arch::to_words(after), super::arch::to_words(registers));
+    assert_eq!(
+        super::arch::to_words(after),
+        super::arch::to_words(registers)
+    );
     assert_eq!((proc::descriptors(server.pid).unwrap(), maps()), before);
     ptrace::detach(server.pid).unwrap();
     assert!(answers(&server));
@@ -197,7 +231,10 @@ fn there_and_back(with_epoll: bool) {
 
 fn epoll_number(pid: i32) -> RawFd {
     let all = proc::descriptors(pid).unwrap();
-    all.iter().find(|(_, l)| l == "anon_inode:[eventpoll]").unwrap().0
+    all.iter()
+        .find(|(_, l)| l == "anon_inode:[eventpoll]")
+        .unwrap()
+        .0
 }
 
 #[test]
@@ -216,7 +253,9 @@ fn fake_criu(server: &Server, then: impl FnOnce(Dump)) -> i32 {
     let pid = server.pid;
     spawn(|| {
         stop(pid);
-        let dump = Dump::checkpoint_kind(pid, false, libc::IPPROTO_TCP, open_mark).unwrap().unwrap();
+        let dump = Dump::checkpoint_kind(pid, false, libc::IPPROTO_TCP, open_mark)
+            .unwrap()
+            .unwrap();
         then(dump);
         let _ = ptrace::detach(pid);
     })
@@ -232,15 +271,21 @@ fn a_killed_criu_harms_nobody() {
             sleep(Duration::from_secs(60));
             drop(dump);
         });
-        eventually("no placeholder came", || link(&server).contains("userfaultfd"));
+        eventually("no placeholder came", || {
+            link(&server).contains("userfaultfd")
+        });
         // With a socket pair end closed early, at any moment from now on.
         sleep(Duration::from_millis(20));
         // SAFETY: our own child.
         unsafe { libc::kill(criu, libc::SIGKILL) };
         let _ = ptrace::wait(criu);
         if with_epoll {
-            eventually("the socket did not come back", || link(&server).starts_with("socket:"));
-            eventually("the socket stays frozen", || priority(server.listener.as_raw_fd()) == THAWED);
+            eventually("the socket did not come back", || {
+                link(&server).starts_with("socket:")
+            });
+            eventually("the socket stays frozen", || {
+                priority(server.listener.as_raw_fd()) == THAWED
+            });
             assert!(answers(&server));
         } else {
             // A call blocked on the socket itself may have met the placeholder
@@ -262,8 +307,12 @@ fn tasks_that_live_on_are_thawed() {
         dump.finish().unwrap();
         sleep(Duration::from_millis(100));
     });
-    eventually("not frozen", || priority(server.listener.as_raw_fd()) == FROZEN);
-    eventually("not thawed", || priority(server.listener.as_raw_fd()) == THAWED);
+    eventually("not frozen", || {
+        priority(server.listener.as_raw_fd()) == FROZEN
+    });
+    eventually("not thawed", || {
+        priority(server.listener.as_raw_fd()) == THAWED
+    });
     assert!(answers(&server));
     let _ = ptrace::wait(criu);
 }
@@ -279,7 +328,9 @@ fn tasks_that_are_killed_are_not_thawed() {
         unsafe { libc::kill(pid, libc::SIGKILL) };
     });
     let _ = ptrace::wait(criu);
-    eventually("not killed", || proc::read_status(pid).is_ok_and(|s| s.state == 'Z'));
+    eventually("not killed", || {
+        proc::read_status(pid).is_ok_and(|s| s.state == 'Z')
+    });
     sleep(Duration::from_millis(200));
     assert_eq!(priority(server.listener.as_raw_fd()), FROZEN);
 }
