@@ -11,7 +11,12 @@
 
 #![cfg_attr(
     not(test),
-    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
 )]
 
 pub mod criu;
@@ -21,7 +26,11 @@ pub mod netlink;
 pub mod sctp;
 
 /// The image types, generated from `proto/telecr.proto`.
-#[allow(missing_docs, clippy::all, reason = "generated; documented in the .proto file")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    reason = "generated; documented in the .proto file"
+)]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/telecr.rs"));
 }

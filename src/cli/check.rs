@@ -29,7 +29,12 @@ struct Finding {
 
 impl Finding {
     fn met(requirement: &'static str, found: impl Into<String>) -> Self {
-        Self { requirement, ok: true, found: found.into(), cure: None }
+        Self {
+            requirement,
+            ok: true,
+            found: found.into(),
+            cure: None,
+        }
     }
 
     fn missing(
@@ -37,14 +42,26 @@ impl Finding {
         found: impl Into<String>,
         cure: impl Into<String>,
     ) -> Self {
-        Self { requirement, ok: false, found: found.into(), cure: Some(cure.into()) }
+        Self {
+            requirement,
+            ok: false,
+            found: found.into(),
+            cure: Some(cure.into()),
+        }
     }
 }
 
 /// Print every requirement; the exit code is 1 when one is not met.
 pub(super) fn check(json: bool) -> anyhow::Result<ExitCode> {
-    let findings =
-        [kernel(), privileges(), companion(), criu(), plugin(), packet_lock(), placeholder()];
+    let findings = [
+        kernel(),
+        privileges(),
+        companion(),
+        criu(),
+        plugin(),
+        packet_lock(),
+        placeholder(),
+    ];
     if json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
@@ -61,7 +78,11 @@ pub(super) fn check(json: bool) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    Ok(if findings.iter().all(|f| f.ok) { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    Ok(if findings.iter().all(|f| f.ok) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(FAILED)
+    })
 }
 
 fn kernel() -> Finding {
@@ -69,13 +90,21 @@ fn kernel() -> Finding {
     let release = release();
     match version(&release) {
         Some((6, 12)) => Finding::met(WHAT, release),
-        _ => Finding::missing(WHAT, release, "apt install linux-image-amd64    # Debian 13, then reboot"),
+        _ => Finding::missing(
+            WHAT,
+            release,
+            "apt install linux-image-amd64    # Debian 13, then reboot",
+        ),
     }
 }
 
 fn privileges() -> Finding {
     const WHAT: &str = "privileges";
-    let needed = [Capability::CAP_NET_ADMIN, Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_PTRACE];
+    let needed = [
+        Capability::CAP_NET_ADMIN,
+        Capability::CAP_SYS_ADMIN,
+        Capability::CAP_SYS_PTRACE,
+    ];
     let lacking: Vec<String> = needed
         .into_iter()
         .filter(|c| !caps::has_cap(None, CapSet::Effective, *c).unwrap_or(false))
@@ -84,7 +113,11 @@ fn privileges() -> Finding {
     if lacking.is_empty() {
         Finding::met(WHAT, "CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_SYS_PTRACE")
     } else {
-        Finding::missing(WHAT, format!("no {}", lacking.join(", ")), "sudo telecr check")
+        Finding::missing(
+            WHAT,
+            format!("no {}", lacking.join(", ")),
+            "sudo telecr check",
+        )
     }
 }
 
@@ -111,11 +144,20 @@ fn criu() -> Finding {
         return Finding::missing(WHAT, "criu is not in PATH", CURE);
     };
     let text = String::from_utf8_lossy(&out.stdout);
-    let found = text.lines().find_map(|l| l.strip_prefix("Version: ")).unwrap_or_default();
+    let found = text
+        .lines()
+        .find_map(|l| l.strip_prefix("Version: "))
+        .unwrap_or_default();
     match version(found) {
         Some(v) if v < CRIU_MIN => Finding::missing(WHAT, found, CURE),
-        Some(v) if v < (4, 2) && version(&release()).is_some_and(|k| k >= KERNEL_NEEDING_CRIU_4_2) => {
-            Finding::missing(WHAT, format!("{found}, which cannot dump on kernels from 6.16 on"), "install CRIU 4.2")
+        Some(v)
+            if v < (4, 2) && version(&release()).is_some_and(|k| k >= KERNEL_NEEDING_CRIU_4_2) =>
+        {
+            Finding::missing(
+                WHAT,
+                format!("{found}, which cannot dump on kernels from 6.16 on"),
+                "install CRIU 4.2",
+            )
         }
         Some(_) => Finding::met(WHAT, found),
         None => Finding::missing(WHAT, "criu --version says nothing", CURE),
@@ -127,7 +169,11 @@ fn plugin() -> Finding {
     if Path::new(PLUGIN).is_file() {
         Finding::met(WHAT, PLUGIN)
     } else {
-        Finding::missing(WHAT, format!("{PLUGIN} is not there"), "make install    # in telecr's source")
+        Finding::missing(
+            WHAT,
+            format!("{PLUGIN} is not there"),
+            "make install    # in telecr's source",
+        )
     }
 }
 
@@ -150,7 +196,10 @@ fn placeholder() -> Finding {
 }
 
 fn release() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 /// Major and minor number at the front of a version.

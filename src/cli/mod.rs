@@ -23,7 +23,10 @@ const FAILED: u8 = 1;
 /// finds the plugin by itself; this command checks a host, looks into images,
 /// and does by hand what the plugin does.
 #[derive(Parser)]
-#[command(version, max_term_width = 100, after_help = "\
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "\
 Exit codes:
   0  done
   1  it failed, or a requirement is not met
@@ -33,7 +36,8 @@ Examples:
   telecr check
   telecr sctp list
   telecr show /var/lib/checkpoint/mme
-  telecr lock 192.0.2.10")]
+  telecr lock 192.0.2.10"
+)]
 pub(crate) struct Cli {
     /// Say more on standard error; twice for every netlink exchange
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
@@ -45,7 +49,9 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Say what this host lacks for dump and restore, and the command that mends it
-    #[command(after_help = "Exit code 1 when something required is missing.\n\nExample:\n  telecr check --json | jq '.[] | select(.ok == false)'")]
+    #[command(
+        after_help = "Exit code 1 when something required is missing.\n\nExample:\n  telecr check --json | jq '.[] | select(.ok == false)'"
+    )]
     Check(Json),
     /// Print the telecr images in a CRIU image directory
     #[command(after_help = "Example:\n  telecr show /var/lib/checkpoint/mme --json")]
@@ -177,7 +183,12 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(Json { json }) => return check::check(json),
         Command::Show { dir, json } => show::show(&dir, json.json)?,
         Command::Sctp(Sctp::List { pid, json }) => sctp::list(pid, json.json)?,
-        Command::Sctp(Sctp::Dump { pid, fd, kill, file }) => sctp::dump(pid, fd, kill, &file)?,
+        Command::Sctp(Sctp::Dump {
+            pid,
+            fd,
+            kill,
+            file,
+        }) => sctp::dump(pid, fd, kill, &file)?,
         Command::Sctp(Sctp::Restore { file, command }) => sctp::restore(&file, &command)?,
         Command::Lock { addresses } => lock::lock(&addresses)?,
         Command::Unlock { addresses, all } => lock::unlock(&addresses, all)?,

@@ -32,10 +32,16 @@ pub(super) fn list(pid: Option<i32>, json: bool) -> anyhow::Result<()> {
     let mut table = Table::new(&["STATE", "RECV-Q", "SEND-Q", "LOCAL", "PEER", "PROCESS"]);
     for s in &sockets {
         let join = |all: &[std::net::SocketAddr]| {
-            all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+            all.iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(",")
         };
-        let holders: Vec<String> =
-            s.holders.iter().map(|h| format!("{}/{} fd {}", h.pid, h.command, h.fd)).collect();
+        let holders: Vec<String> = s
+            .holders
+            .iter()
+            .map(|h| format!("{}/{} fd {}", h.pid, h.command, h.fd))
+            .collect();
         table.row(vec![
             s.state.to_string(),
             s.recv_queue.to_string(),
@@ -94,7 +100,9 @@ fn write(
 
 /// Bring a socket back and become the command that gets it.
 pub(super) fn restore(file: &Path, command: &[OsString]) -> anyhow::Result<()> {
-    let Some((program, arguments)) = command.split_first() else { bail!("no command given") };
+    let Some((program, arguments)) = command.split_first() else {
+        bail!("no command given")
+    };
     let input = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut reader = image::open(input).with_context(|| file.display().to_string())?;
     let mut repair = Repair::open()?;
@@ -104,8 +112,10 @@ pub(super) fn restore(file: &Path, command: &[OsString]) -> anyhow::Result<()> {
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).context("cannot pass the socket on")?;
     repair.wake(socket.as_fd())?;
     report("restored", &summary);
-    let error =
-        Command::new(program).args(arguments).env("TELECR_FD", socket.as_raw_fd().to_string()).exec();
+    let error = Command::new(program)
+        .args(arguments)
+        .env("TELECR_FD", socket.as_raw_fd().to_string())
+        .exec();
     Err(error).with_context(|| format!("cannot run {}", Path::new(program).display()))
 }
 

@@ -36,15 +36,26 @@ pub(super) fn show(dir: &Path, json: bool) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(&images)?);
         return Ok(());
     }
-    let mut table =
-        Table::new(&["IMAGE", "LOCAL", "PEER", "STATE", "ID", "STREAMS IN/OUT", "UNREAD", "UNSENT"]);
+    let mut table = Table::new(&[
+        "IMAGE",
+        "LOCAL",
+        "PEER",
+        "STATE",
+        "ID",
+        "STREAMS IN/OUT",
+        "UNREAD",
+        "UNSENT",
+    ]);
     for image in &images {
         rows(image, &mut table);
     }
     print!("{table}");
     if let Some(first) = images.first() {
         let h = &first.header;
-        println!("\nwritten by {} on Linux {}, repair mode version {}", h.tool, h.kernel, h.companion_version);
+        println!(
+            "\nwritten by {} on Linux {}, repair mode version {}",
+            h.tool, h.kernel, h.companion_version
+        );
     }
     Ok(())
 }
@@ -54,7 +65,10 @@ fn images(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut paths: Vec<PathBuf> = entries
         .filter_map(|e| Some(e.ok()?.path()))
         .filter(|p| {
-            let name = p.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let name = p
+                .file_name()
+                .map(|n| n.to_string_lossy().into_owned())
+                .unwrap_or_default();
             name.starts_with("telecr-") && name.ends_with(".img")
         })
         .collect();
@@ -69,7 +83,10 @@ fn read(path: &Path) -> anyhow::Result<Image> {
         records.push(body);
     }
     Ok(Image {
-        file: path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+        file: path
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default(),
         header: reader.header().clone(),
         records,
     })
