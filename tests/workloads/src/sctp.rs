@@ -270,7 +270,11 @@ impl Socket {
         let n = unsafe { libc::recvmsg(self.0.as_raw_fd(), &mut msg, 0) };
         let Ok(len) = usize::try_from(n) else {
             let e = io::Error::last_os_error();
-            return if e.kind() == io::ErrorKind::WouldBlock {
+            // A socket with a receive timeout is not restarted behind a stop (signal(7)): EINTR, with or without telecr.
+            return if matches!(
+                e.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ) {
                 Ok(Received::WouldBlock)
             } else {
                 Err(e)

@@ -59,8 +59,9 @@ pub fn look(fd: BorrowedFd<'_>) -> Look {
         );
     }
     if let Ok(mut info) = get(fd, SCTP, 1, 20) {
-        // SCTP_ASSOCINFO without the peer's window, which moves.
-        info.drain(8..12.min(info.len()));
+        // SCTP_ASSOCINFO without the two windows: the peer's moves, and ours is the one last advertised, which the SACK
+        // that wakes the peer brings up to date.
+        info.drain(8..16.min(info.len()));
         found.insert("SCTP_ASSOCINFO".into(), info);
     }
     for (name, command) in [("F_GETFL", libc::F_GETFL), ("F_GETFD", libc::F_GETFD)] {
