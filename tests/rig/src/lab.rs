@@ -174,7 +174,7 @@ impl Lab {
         let _ = self.switch.flush();
         let script = format!(
             "cd /; dmesg > /var/tmp/dmesg.log; ss -San > /var/tmp/ss.log 2>&1; nft list ruleset > /var/tmp/nft.log 2>&1; \
-             ip address > /var/tmp/ip.log; tar -c $(find var/tmp {IMAGES} -name '*.log' -o -name '*.json' | sort -u)"
+             ip address > /var/tmp/ip.log; ps -eo pid,ppid,stat,wchan:32,args > /var/tmp/ps.log; tar -c $(find var/tmp {IMAGES} -name '*.log' -o -name '*.json' | sort -u)"
         );
         for guest in self.guests() {
             let tar = format!("/var/tmp/{}.tar", guest.name);
