@@ -132,7 +132,7 @@ fn companion() -> Finding {
              dkms install telecr-sctp/"
                 .to_owned()
                 + env!("CARGO_PKG_VERSION")
-                + "\nmodprobe -r sctp_diag sctp; modprobe sctp",
+                + "\nmodprobe sctp    # or reboot, where the stock sctp is loaded already: it cannot be unloaded",
         ),
     }
 }

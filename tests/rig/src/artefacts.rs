@@ -24,6 +24,8 @@ pub enum Needs {
     Patched,
     /// The workloads, telecr and its plugin, and the patched module.
     Everything,
+    /// The same, with no `sctp.ko` loaded on source and destination.
+    Unloaded,
 }
 
 /// Where the patched modules lie in a guest.
@@ -100,7 +102,7 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
         &["--package", "telecr", "--package", "telecr_plugin"],
     ]
     .concat();
-    let all = needs == Needs::Everything;
+    let all = matches!(needs, Needs::Everything | Needs::Unloaded);
     let made = cargo(if all { &everything } else { &workloads }, &[])?;
     for name in ["mme-server", "enb-peer", "socket-zoo"] {
         payload.add(&format!("/usr/bin/{name}"), 0o755, &find(&made, name)?)?;

@@ -130,6 +130,16 @@ impl Lab {
             .context("this scenario has no destination")
     }
 
+    /// Makes the destination the source, and the other way round.
+    pub fn swap(&mut self) -> Result<()> {
+        let dest = self
+            .dest
+            .as_mut()
+            .context("this scenario has no destination")?;
+        std::mem::swap(&mut self.source, dest);
+        Ok(())
+    }
+
     /// What the peer's wire showed between two moments.
     pub fn wire(&self, port: u16, from: SystemTime, to: SystemTime) -> Result<capture::Wire> {
         self.switch.flush()?;
@@ -215,6 +225,8 @@ fn prepare(guest: &mut Guest, number: u8, needs: Needs) -> Result<()> {
     ))?;
     if needs == Needs::Workloads || guest.name == "peer" {
         guest.sh("modprobe -a sctp sctp_diag")?;
+    } else if needs == Needs::Unloaded {
+        guest.sh("modprobe -a libcrc32c crc32c_generic udp_tunnel ip6_udp_tunnel nf_tables")?;
     } else {
         guest.sh(&format!(
             "modprobe -a libcrc32c crc32c_generic udp_tunnel ip6_udp_tunnel inet_diag nf_tables; \

@@ -13,7 +13,7 @@ use super::{
     Scenario,
 };
 use crate::{
-    artefacts::{Needs, GUEST_MODULES},
+    artefacts::Needs,
     guest::{Guest, Output},
     lab::{Lab, Plan, IMAGES},
     migrate,
@@ -104,17 +104,7 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     mme::judge(&before, &after, outcome);
     wire.judge(outcome);
 
-    end(lab, &talk)?;
-    let old = "/var/tmp/old.ko";
-    older_module(&mut lab.source, old)?;
-    with_module(
-        lab,
-        &format!("insmod {old}"),
-        "module older than the tool",
-        outcome,
-        tell,
-    )?;
-    with_module(lab, "modprobe sctp", "no companion module", outcome, tell)
+    Ok(())
 }
 
 /// What is damaged, words the error may use, and the damage to `$f`.
@@ -171,63 +161,8 @@ fn no_capability(lab: &mut Lab, talk: &Talk, outcome: &mut Outcome, tell: &Narra
     mme::runs_on(lab, talk).context("after a dump without CAP_NET_ADMIN")
 }
 
-/// Runs a fresh server on a source with another `sctp.ko`: its dump must be refused, and it must run on.
-fn with_module(
-    lab: &mut Lab,
-    load: &str,
-    what: &str,
-    outcome: &mut Outcome,
-    tell: &Narrator,
-) -> Result<()> {
-    lab.source.sh(&format!("rmmod sctp_diag sctp; {load}"))?;
-    let talk = mme::start(lab)?;
-    refused(
-        &mut lab.source,
-        what,
-        &["sctp.ko", "module", "companion"],
-        outcome,
-        tell,
-        |guest| migrate::dump(guest, talk.server, &[]),
-    )?;
-    mme::runs_on(lab, &talk).with_context(|| format!("after: {what}"))?;
-    end(lab, &talk)
-}
-
-/// Ends both programs and takes the addresses off every host.
-fn end(lab: &mut Lab, talk: &Talk) -> Result<()> {
-    lab.peer.signal(talk.peer, libc::SIGTERM)?;
-    lab.peer.wait(talk.peer, 10.0)?;
-    thread::sleep(Duration::from_secs(1));
-    let clear = format!(
-        "({}) 2>/dev/null || true",
-        migrate::addresses("del", &mme::addresses())
-    );
-    lab.source
-        .sh("pkill mme-server || true; while pidof mme-server; do sleep 0.1; done")?;
-    lab.source.sh(&clear)?;
-    lab.dest()?.sh("pkill mme-server || true")?;
-    lab.dest()?.sh(&clear)?;
-    Ok(())
-}
-
-/// Makes a module that says it is of feature level 0: the number follows the family's name.
-fn older_module(guest: &mut Guest, to: &str) -> Result<()> {
-    let mut module = guest.get(&format!("{GUEST_MODULES}/sctp.ko"))?;
-    let mut family = b"sctp_repair".to_vec();
-    family.resize(16, 0);
-    family.push(1);
-    let at = module
-        .windows(family.len())
-        .position(|w| w == family)
-        .context("no such family in sctp.ko")?;
-    if let Some(version) = module.get_mut(at + 16) {
-        *version = 0;
-    }
-    guest.put(to, 0o644, &module)
-}
-
 /// Runs something that must fail with one of `words` in its error.
-fn refused(
+pub(super) fn refused(
     guest: &mut Guest,
     what: &str,
     words: &[&str],

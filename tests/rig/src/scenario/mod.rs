@@ -2,6 +2,7 @@
 //! The scenarios and how one is run.
 
 mod bad_input;
+mod companion;
 mod dkms;
 mod local;
 mod migrate_mme;
@@ -49,6 +50,7 @@ pub const ALL: &[Scenario] = &[
     migrate_mme::SCENARIO,
     migrate_mme::LOSSY,
     bad_input::SCENARIO,
+    companion::SCENARIO,
     dkms::SCENARIO,
     migrate_mme::DEMO,
 ];
