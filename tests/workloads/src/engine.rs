@@ -44,7 +44,8 @@ impl Engine {
     pub fn new(role: &'static str, status_path: PathBuf, per_second: u64) -> io::Result<Self> {
         sys::handle_signals()?;
         let tick_ms = (1000 / per_second.max(1)).max(1);
-        let timer = sys::ticker(Duration::from_millis(tick_ms))?;
+        let timer = sys::ticker()?;
+        sys::arm(timer.as_fd(), Duration::from_millis(tick_ms))?;
         let epoll = Epoll::new()?;
         epoll.add(timer.as_fd(), TIMER)?;
         Ok(Self {
@@ -132,6 +133,7 @@ impl Engine {
         if !sys::ticked(self.timer.as_fd()) {
             return Ok(());
         }
+        sys::arm(self.timer.as_fd(), Duration::from_millis(self.tick_ms))?;
         self.assocs.iter_mut().for_each(Assoc::make_message);
         let Some(ticks) = &mut self.settling else {
             return Ok(());

@@ -76,29 +76,38 @@ impl Epoll {
     }
 }
 
-/// A timerfd that ticks for ever. It survives a move to a host with another monotonic clock.
-pub fn ticker(period: Duration) -> io::Result<OwnedFd> {
+/// A timerfd, not running yet: see [`arm`].
+pub fn ticker() -> io::Result<OwnedFd> {
     // SAFETY: no pointers are passed.
-    let fd = owned(unsafe {
+    owned(unsafe {
         libc::timerfd_create(
             libc::CLOCK_MONOTONIC,
             libc::TFD_NONBLOCK | libc::TFD_CLOEXEC,
         )
-    })?;
-    let period = libc::timespec {
-        tv_sec: i64::try_from(period.as_secs()).map_err(io::Error::other)?,
-        tv_nsec: i64::from(period.subsec_nanos()),
+    })
+}
+
+/// Lets the timer tick once, after this time. No interval: CRIU 4.1.1 dumps an interval timer that has ticked and was
+/// not read yet with nothing left to run, and so it stands still after the restore. What is left of one tick survives,
+/// on a host with another monotonic clock too.
+pub fn arm(fd: BorrowedFd<'_>, after: Duration) -> io::Result<()> {
+    let none = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
     };
     let spec = libc::itimerspec {
-        it_interval: period,
-        it_value: period,
+        it_interval: none,
+        it_value: libc::timespec {
+            tv_sec: i64::try_from(after.as_secs()).map_err(io::Error::other)?,
+            tv_nsec: i64::from(after.subsec_nanos()),
+        },
     };
     // SAFETY: `spec` lives over the call, the old value is not asked for.
     check(unsafe { libc::timerfd_settime(fd.as_raw_fd(), 0, &spec, std::ptr::null_mut()) })?;
-    Ok(fd)
+    Ok(())
 }
 
-/// Takes the ticks that have passed; false when there were none.
+/// Takes the tick that has passed; false when there was none.
 pub fn ticked(fd: BorrowedFd<'_>) -> bool {
     let mut count = [0u8; 8];
     // SAFETY: eight bytes are read into an array of eight.

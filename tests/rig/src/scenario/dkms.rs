@@ -21,7 +21,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     in_all: true,
     keep: false,
     plan: Plan {
-        needs: Needs::Workloads,
+        needs: Needs::Unloaded,
         dest: false,
         wire: Wire {
             delay: Duration::from_millis(1),
@@ -42,8 +42,7 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
         lab.source.put(&path, 0o644, &fs::read(module)?)?;
     }
     outcome.figure("modules", modules.len());
-    lab.source
-        .sh("rmmod sctp_diag sctp; depmod -a; modprobe sctp")?;
+    lab.source.sh("depmod -a; modprobe sctp")?;
     let found = lab.source.sh("modinfo -n sctp")?;
     ensure!(found.contains("updates"), "modprobe sctp finds {found}");
     let families = lab.source.sh("genl ctrl list")?;
