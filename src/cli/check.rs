@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 use caps::{CapSet, Capability};
 use serde::Serialize;
 use telecr::sctp::repair::Repair;
+use telecr::sctp::Error;
 
 use super::table::Table;
 use super::FAILED;
@@ -127,7 +128,10 @@ fn companion() -> Finding {
         Ok(r) => Finding::met(WHAT, format!("version {}", r.version())),
         Err(e) => Finding::missing(
             WHAT,
-            e.to_string(),
+            match e {
+                Error::NoCompanion => "not in this kernel".to_owned(),
+                other => other.to_string(),
+            },
             "apt install dkms linux-headers-amd64 linux-source-6.12\n\
              dkms install telecr-sctp/"
                 .to_owned()

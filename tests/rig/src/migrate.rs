@@ -7,7 +7,7 @@ use anyhow::{ensure, Context, Result};
 
 use crate::{
     guest::{Guest, Output},
-    lab::{Lab, DEST4, IMAGES},
+    lab::{Lab, DEST4, IMAGES, PEER6},
     narrate::Narrator,
     outcome::Outcome,
 };
@@ -69,14 +69,7 @@ pub fn migrate(
     tell.step(&format!("images copied to dest, {transfer_ms} ms"));
 
     let dest = lab.dest()?;
-    dest.sh(&addresses("add", what.addresses))?;
-    for address in what.addresses.iter().filter(|a| !a.contains(':')) {
-        let bare = address.split('/').next().unwrap_or(address);
-        dest.spawn(
-            &["arping", "-q", "-U", "-c", "2", "-I", "eth0", bare],
-            "/dev/null",
-        )?;
-    }
+    own(dest, what.addresses)?;
     tell.step("dest:   the address is added and announced");
     let out = restore(dest)?;
     must("dest", "criu restore", &out)?;
@@ -89,6 +82,24 @@ pub fn migrate(
         began,
         ended: SystemTime::now(),
     })
+}
+
+/// Gives a host the addresses and tells the peer where they are now.
+///
+/// A ping over IPv6 asks for the peer's link address in the name of the new address, and so tells its own.
+pub fn own(guest: &mut Guest, what: &[&str]) -> Result<()> {
+    guest.sh(&addresses("add", what))?;
+    for address in what {
+        let bare = address.split('/').next().unwrap_or(address);
+        let words = if bare.contains(':') {
+            format!("ping -q -c 1 -W 1 -I {bare} {PEER6}")
+        } else {
+            format!("arping -q -U -c 2 -I eth0 {bare}")
+        };
+        let argv: Vec<&str> = words.split(' ').collect();
+        guest.spawn(&argv, "/dev/null")?;
+    }
+    Ok(())
 }
 
 /// `criu dump`, as packaged; the plugin is found in CRIU's own folder.

@@ -29,10 +29,8 @@ pub struct Talk {
 
 /// Gives the source the address that moves and starts both programs.
 pub fn start(lab: &mut Lab) -> Result<Talk> {
-    lab.source.sh(&format!(
-        "rm -f {STATUS}; {}",
-        migrate::addresses("add", &addresses())
-    ))?;
+    lab.source.sh(&format!("rm -f {STATUS}"))?;
+    migrate::own(&mut lab.source, &addresses())?;
     lab.peer.sh(&format!("rm -f {STATUS}"))?;
     let (listen4, listen6) = (format!("{SERVICE4}:{PORT}"), format!("[{SERVICE6}]:{PORT}"));
     let argv = [

@@ -9,7 +9,7 @@ use super::Scenario;
 use crate::{
     artefacts::Needs,
     guest::Guest,
-    lab::{Lab, Plan, PEER4, SERVICE4, SERVICE4_NET},
+    lab::{Lab, Plan, IMAGES, PEER4, SERVICE4, SERVICE4_NET},
     migrate,
     narrate::Narrator,
     outcome::Outcome,
@@ -56,10 +56,12 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let out = migrate::dump(&mut lab.source, keeper, &[])?;
     migrate::must("source", "criu dump", &out)?;
     outcome.figure("dump_ms", out.elapsed_ms);
+    shows(&mut lab.source, outcome, &format!("telecr show {IMAGES}"))?;
     let out = migrate::restore(&mut lab.source)?;
     migrate::must("source", "criu restore", &out)?;
     outcome.figure("restore_ms", out.elapsed_ms);
     tell.step("source: dumped and restored in place");
+    shows(&mut lab.source, outcome, "telecr sctp list")?;
 
     for (guest, pid) in [(&mut lab.source, keeper), (&mut lab.peer, visitor)] {
         guest.signal(pid, libc::SIGUSR1)?;
@@ -74,6 +76,26 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     outcome.zero("abort_packets", wire.abort);
     outcome.zero("shutdown_packets", wire.shutdown);
     outcome.zero("changed_tags", wire.changed_tags);
+    Ok(())
+}
+
+/// A command that must print the listener and an association, as a table and as JSON.
+fn shows(guest: &mut Guest, outcome: &mut Outcome, command: &str) -> Result<()> {
+    let table = guest.sh(command)?;
+    for word in [
+        "LISTEN",
+        &format!("{SERVICE4}:{PORT}"),
+        &format!("{PEER4}:41000"),
+    ] {
+        outcome.require(table.contains(word), || {
+            format!("`{command}` does not print {word}:\n{table}")
+        });
+    }
+    let json = guest.sh(&format!("{command} --json"))?;
+    let parsed: serde_json::Result<Vec<serde_json::Value>> = serde_json::from_str(&json);
+    outcome.require(parsed.is_ok_and(|list| list.len() > 2), || {
+        format!("`{command} --json` prints no list of sockets")
+    });
     Ok(())
 }
 
