@@ -26,10 +26,17 @@ pub enum Needs {
     Everything,
     /// The same, with no `sctp.ko` loaded on source and destination.
     Unloaded,
+    /// The patched module, and the tests of the library and of the series that need it.
+    Tests,
 }
 
 /// Where the patched modules lie in a guest.
 pub const GUEST_MODULES: &str = "/usr/lib/telecr";
+
+/// The selftest of the kernel series, in a guest.
+pub const SELFTEST: &str = "/usr/bin/selftest-sctp-repair";
+/// The library's tests against the companion, `tests/companion.rs`, in a guest.
+pub const COMPANION_TESTS: &str = "/usr/bin/companion-tests";
 
 /// Files for the guests: path, permissions, content.
 #[derive(Debug, Default)]
@@ -117,11 +124,26 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
     }
     if needs != Needs::Workloads {
         let dir = modules(say)?;
+        if needs == Needs::Tests {
+            payload.add(SELFTEST, 0o755, &dir.join("sctp_repair"))?;
+            payload.add(COMPANION_TESTS, 0o755, &companion_tests()?)?;
+        }
         for name in ["sctp.ko", "sctp_diag.ko"] {
             payload.add(&format!("{GUEST_MODULES}/{name}"), 0o644, &dir.join(name))?;
         }
     }
     Ok(payload)
+}
+
+/// Builds `tests/companion.rs`.
+fn companion_tests() -> Result<PathBuf> {
+    let made = cargo(&["test", "--no-run", "--test", "companion"], &[])?;
+    made.into_iter()
+        .find(|p| {
+            p.file_name()
+                .is_some_and(|n| n.to_string_lossy().starts_with("companion-"))
+        })
+        .context("cargo made no companion tests")
 }
 
 /// The folder with the patched modules.

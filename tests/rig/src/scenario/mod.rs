@@ -8,6 +8,7 @@ mod local;
 mod migrate_mme;
 mod migrate_socat;
 mod mme;
+mod repair;
 mod sockets;
 mod stock;
 
@@ -44,6 +45,7 @@ pub struct Scenario {
 pub const ALL: &[Scenario] = &[
     stock::SCENARIO,
     stock::PATCHED,
+    repair::SCENARIO,
     local::SCENARIO,
     sockets::SCENARIO,
     migrate_socat::SCENARIO,

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Repair mode by itself, with no CRIU: the selftest of the kernel series, and the library's tests.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::Scenario;
+use crate::{
+    artefacts::{Needs, COMPANION_TESTS, SELFTEST},
+    guest::Guest,
+    lab::{Lab, Plan},
+    narrate::Narrator,
+    outcome::Outcome,
+    switch::Wire,
+};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "sctp-repair",
+    about: "the selftest of the kernel series and the library's tests against repair mode",
+    in_all: true,
+    keep: false,
+    plan: Plan {
+        needs: Needs::Tests,
+        dest: false,
+        wire: Wire {
+            delay: Duration::ZERO,
+            loss: 0,
+        },
+    },
+    run,
+};
+
+fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+    let library = format!("{COMPANION_TESTS} --include-ignored --test-threads 1");
+    for (figure, command, passed) in [
+        ("selftests", SELFTEST, "ok "),
+        ("library_tests", &library, "test "),
+    ] {
+        let count = tests(&mut lab.source, outcome, figure, command, passed)?;
+        tell.step(&format!("{count} {figure} passed"));
+    }
+    Ok(())
+}
+
+/// Runs one set of tests and counts the lines of those that passed.
+fn tests(
+    guest: &mut Guest,
+    outcome: &mut Outcome,
+    figure: &str,
+    command: &str,
+    line: &str,
+) -> Result<usize> {
+    let log = format!("/var/tmp/{figure}.log");
+    let out = guest.run(&["sh", "-c", &format!("{command} > {log} 2>&1")])?;
+    let text = String::from_utf8_lossy(&guest.get(&log)?).into_owned();
+    let failed =
+        |l: &&str| l.starts_with("not ok") || l.ends_with("FAILED") || l.contains("panicked");
+    let count = text
+        .lines()
+        .filter(|l| l.starts_with(line) && !l.ends_with("FAILED") && !l.contains("# SKIP"))
+        .count();
+    outcome.figure(figure, count);
+    outcome.require(out.code == 0 && count > 0, || {
+        let failures: Vec<&str> = text.lines().filter(failed).collect();
+        format!("{figure}: ended with {}: {}", out.code, failures.join("; "))
+    });
+    Ok(count)
+}
