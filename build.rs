@@ -29,9 +29,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     proto.type_attribute(".", "#[derive(serde::Serialize)]");
     for bytes in [
         "Option.value",
-        "Endpoint.secret",
         "Association.peer_tsn_map",
         "Association.strreset_result",
+        "Association.cookie",
+        "Association.auth_random",
+        "Association.auth_hmacs",
+        "Association.auth_chunks",
+        "Association.peer_random",
+        "Association.peer_hmacs",
+        "Association.peer_chunks",
+        "Endpoint.auth_hmacs",
+        "Endpoint.auth_chunks",
         "Chunk.data",
         "Chunk.sinfo",
     ] {
@@ -43,6 +51,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     for addr in [
         "Endpoint.addrs",
         "Association.local_addrs",
+        "Association.local_addrs_new",
+        "Association.local_addrs_del",
+        "Association.del_pending",
         "Path.addr",
         "Path.saddr",
         "Chunk.src",
@@ -50,6 +61,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         proto.field_attribute(
             format!("telecr.{addr}"),
             "#[serde(serialize_with = \"crate::image::json::addr\")]",
+        );
+    }
+    for secret in ["Endpoint.secret", "Key.data"] {
+        proto.field_attribute(
+            format!("telecr.{secret}"),
+            "#[serde(serialize_with = \"crate::image::json::secret\")]",
         );
     }
     proto.compile_fds(protox::compile([PROTO], ["proto"])?)?;

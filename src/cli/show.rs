@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `telecr show`: what the images of a checkpoint hold.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -94,6 +95,17 @@ fn read(path: &Path) -> anyhow::Result<Image> {
 
 /// A line for the socket, and one for each association.
 fn rows(image: &Image, table: &mut Table) {
+    // Chunks that wait in either direction, for each association; queues 0 and 1 go out.
+    let mut waiting: HashMap<Option<u32>, (u32, u32)> = HashMap::new();
+    for record in &image.records {
+        if let Body::Chunk(c) = record {
+            let (incoming, outgoing) = waiting.entry(c.assoc_id).or_default();
+            match c.queue {
+                Some(0 | 1) => *outgoing += 1,
+                _ => *incoming += 1,
+            }
+        }
+    }
     for record in &image.records {
         match record {
             Body::Endpoint(e) => {
@@ -102,6 +114,7 @@ fn rows(image: &Image, table: &mut Table) {
                     match e.state {
                         Some(10) => "LISTEN",
                         Some(1) => "CONNECTED",
+                        Some(8) => "CLOSING",
                         _ => "CLOSED",
                     }
                     .into(),
@@ -111,26 +124,35 @@ fn rows(image: &Image, table: &mut Table) {
             Body::Association(a) => {
                 let peers: Vec<Vec<u8>> = a.paths.iter().filter_map(|p| p.addr.clone()).collect();
                 let number = |n: Option<u32>| n.unwrap_or(0).to_string();
-                let waiting = |outgoing: bool| {
-                    let mine = image.records.iter().filter(|r| {
-                        matches!(r, Body::Chunk(c)
-                            if c.assoc_id == a.id && outgoing == (c.queue.unwrap_or(0) < 2))
-                    });
-                    mine.count().to_string()
-                };
+                let (incoming, outgoing) = waiting.get(&a.id).copied().unwrap_or_default();
                 table.row(vec![
                     String::new(),
                     places(&a.local_addrs),
                     places(&peers),
-                    "ESTABLISHED".into(),
+                    state(a.state).into(),
                     number(a.id),
                     format!("{}/{}", number(a.in_streams), number(a.out_streams)),
-                    waiting(false),
-                    waiting(true),
+                    incoming.to_string(),
+                    outgoing.to_string(),
                 ]);
             }
             _ => {}
         }
+    }
+}
+
+/// `enum sctp_sstat_state`, as in `SCTP_STATUS`.
+fn state(number: Option<u32>) -> &'static str {
+    match number {
+        Some(1) => "CLOSED",
+        Some(2) => "COOKIE-WAIT",
+        Some(3) => "COOKIE-ECHOED",
+        Some(4) => "ESTABLISHED",
+        Some(5) => "SHUTDOWN-PENDING",
+        Some(6) => "SHUTDOWN-SENT",
+        Some(7) => "SHUTDOWN-RECEIVED",
+        Some(8) => "SHUTDOWN-ACK-SENT",
+        _ => "?",
     }
 }
 

@@ -53,6 +53,13 @@ fn write<F: Field, S: Serializer>(
     }
 }
 
+/// That there is one, and how long; what it is stays in the image.
+pub(crate) fn secret<F: Field, S: Serializer>(field: &F, out: S) -> Result<S::Ok, S::Error> {
+    write(field, out, |bytes| {
+        format!("secret of {} bytes", bytes.len())
+    })
+}
+
 /// Two digits a byte.
 pub(crate) fn hex<F: Field, S: Serializer>(field: &F, out: S) -> Result<S::Ok, S::Error> {
     write(field, out, digits)

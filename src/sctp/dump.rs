@@ -23,7 +23,7 @@ pub fn dump(
 ) -> Result<Summary> {
     let mut summary = Summary::default();
     let endpoint = repair.endpoint(fd)?;
-    let connected = endpoint.state == Some(ESTABLISHED);
+    let connected = matches!(endpoint.state, Some(ESTABLISHED | CLOSING));
     out.write(Body::Socket(Socket {
         domain: sockopt::get_number(fd, libc::SOL_SOCKET, libc::SO_DOMAIN)?,
         r#type: sockopt::get_number(fd, libc::SOL_SOCKET, libc::SO_TYPE)?,
@@ -81,7 +81,10 @@ pub fn dump(
 pub(super) const LISTEN: u32 = 10;
 
 /// `TCP_ESTABLISHED`, which is `SCTP_SS_ESTABLISHED` too.
-const ESTABLISHED: u32 = 1;
+pub(super) const ESTABLISHED: u32 = 1;
+
+/// `TCP_CLOSE_WAIT`, which is `SCTP_SS_CLOSING` too: one side or both have shut down.
+pub(super) const CLOSING: u32 = 8;
 
 fn write_sent(sent: &mut Vec<Chunk>, out: &mut image::Writer<impl Write>) -> Result<()> {
     sort_by_tsn(sent);

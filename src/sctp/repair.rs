@@ -8,6 +8,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::dump::LISTEN;
 use super::table::{number, Carried};
 use super::uapi::*;
 use super::{Error, Result};
@@ -140,16 +141,20 @@ impl Repair {
         endpoint
     }
 
-    /// Sets what no socket option sets: cookie secret, shutdown, pending error.
+    /// Sets what no socket option sets: cookie secret, shutdown, pending
+    /// error, keys (RFC 4895), whether it was peeled off.
     ///
     /// # Errors
     /// The kernel's refusal.
     pub fn set_endpoint(&mut self, fd: BorrowedFd<'_>, endpoint: &Endpoint) -> Result<()> {
         let settable = Endpoint {
-            secret: endpoint.secret.clone(),
-            shutdown: endpoint.shutdown,
-            error: endpoint.error,
-            ..Endpoint::default()
+            // listen() sets the state of a listener.
+            state: endpoint.state.filter(|s| *s != LISTEN),
+            r#type: None,
+            backlog: None,
+            port: None,
+            addrs: Vec::new(),
+            ..endpoint.clone()
         };
         let mut attrs = socket(fd)?;
         settable.to_attrs(&mut attrs)?;

@@ -99,8 +99,8 @@ fn create(socket: &Socket) -> Result<OwnedFd> {
         .ok_or(Error::BadImage("unknown address family"))?;
     let kind = i32::try_from(socket.r#type)
         .ok()
-        .filter(|t| *t == libc::SOCK_STREAM)
-        .ok_or(Error::BadImage("only one-to-one sockets are supported"))?;
+        .filter(|t| [libc::SOCK_STREAM, libc::SOCK_SEQPACKET].contains(t))
+        .ok_or(Error::BadImage("unknown socket type"))?;
     let flags = if socket.nonblock {
         libc::SOCK_NONBLOCK
     } else {
@@ -158,13 +158,13 @@ mod tests {
     }
 
     #[test]
-    fn only_one_to_one_sockets_are_made() {
+    fn unknown_sockets_are_not_made() {
         let s = Socket {
             domain: 2,
-            r#type: 5,
+            r#type: 3,
             ..Socket::default()
         };
-        assert!(create(&s).unwrap_err().to_string().contains("one-to-one"));
+        assert!(create(&s).unwrap_err().to_string().contains("socket type"));
         let s = Socket {
             domain: 99,
             r#type: 1,

@@ -10,7 +10,7 @@ use super::uapi::*;
 use super::{Error, Result};
 use crate::netlink::attr::{get_u16, get_u32};
 use crate::netlink::{Attrs, Writer};
-use crate::proto::{Association, Chunk, Endpoint, Path, StreamEntry, Streams};
+use crate::proto::{Association, Chunk, Endpoint, Key, Path, StreamEntry, Streams};
 
 /// A message with a counterpart among the kernel's attribute sets.
 pub(super) trait Carried: Sized + Default {
@@ -118,9 +118,20 @@ table! { Endpoint {
     bytes secret = SCTP_REPAIR_A_SOCK_SECRET,
     u16 port = SCTP_REPAIR_A_SOCK_PORT,
     many addrs = SCTP_REPAIR_A_SOCK_ADDR,
+    u32 peeled_off = SCTP_REPAIR_A_SOCK_PEELED_OFF,
+    bytes auth_hmacs = SCTP_REPAIR_A_SOCK_AUTH_HMACS,
+    bytes auth_chunks = SCTP_REPAIR_A_SOCK_AUTH_CHUNKS,
+    nests keys = SCTP_REPAIR_A_SOCK_KEY,
+    u16 active_key = SCTP_REPAIR_A_SOCK_ACTIVE_KEY,
 } skip {
     SCTP_REPAIR_A_SOCK_MODE,
     SCTP_REPAIR_A_SOCK_ASSOCS,
+}}
+
+table! { Key {
+    u16 id = SCTP_REPAIR_A_KEY_ID,
+    bytes data = SCTP_REPAIR_A_KEY_DATA,
+    u32 deactivated = SCTP_REPAIR_A_KEY_DEACTIVATED,
 }}
 
 table! { Association {
@@ -190,6 +201,23 @@ table! { Association {
     u32 pd_mode = SCTP_REPAIR_A_ASSOC_PD_MODE,
     u16 encap_port = SCTP_REPAIR_A_ASSOC_ENCAP_PORT,
     u32 accepted = SCTP_REPAIR_A_ASSOC_ACCEPTED,
+    u32 init_retries = SCTP_REPAIR_A_ASSOC_INIT_RETRIES,
+    u32 strreset_outstanding = SCTP_REPAIR_A_ASSOC_STRRESET_OUTSTANDING,
+    u16 addip_disabled = SCTP_REPAIR_A_ASSOC_ADDIP_DISABLED,
+    u16 udp_port = SCTP_REPAIR_A_ASSOC_UDP_PORT,
+    u32 autoclose_left = SCTP_REPAIR_A_ASSOC_AUTOCLOSE_LEFT,
+    bytes cookie = SCTP_REPAIR_A_ASSOC_COOKIE,
+    bytes del_pending = SCTP_REPAIR_A_ASSOC_DEL_PENDING,
+    many local_addrs_new = SCTP_REPAIR_A_ASSOC_LOCAL_ADDR_NEW,
+    many local_addrs_del = SCTP_REPAIR_A_ASSOC_LOCAL_ADDR_DEL,
+    bytes auth_random = SCTP_REPAIR_A_ASSOC_AUTH_RANDOM,
+    bytes auth_hmacs = SCTP_REPAIR_A_ASSOC_AUTH_HMACS,
+    bytes auth_chunks = SCTP_REPAIR_A_ASSOC_AUTH_CHUNKS,
+    bytes peer_random = SCTP_REPAIR_A_ASSOC_PEER_RANDOM,
+    bytes peer_hmacs = SCTP_REPAIR_A_ASSOC_PEER_HMACS,
+    bytes peer_chunks = SCTP_REPAIR_A_ASSOC_PEER_CHUNKS,
+    nests keys = SCTP_REPAIR_A_ASSOC_KEY,
+    u16 active_key = SCTP_REPAIR_A_ASSOC_ACTIVE_KEY,
 }}
 
 table! { Path {
@@ -253,6 +281,7 @@ table! { Chunk {
     u32 cumtsn = SCTP_REPAIR_A_CHUNK_CUMTSN,
     u32 rcv_flags = SCTP_REPAIR_A_CHUNK_RCV_FLAGS,
     u32 msg_flags = SCTP_REPAIR_A_CHUNK_MSG_FLAGS,
+    u16 key = SCTP_REPAIR_A_CHUNK_KEY,
 }}
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 //! `SCTP_EVENT` (a type at a time what `SCTP_EVENTS` holds),
 //! `SCTP_DEFAULT_SNDINFO` (part of `SCTP_DEFAULT_SEND_PARAM`),
 //! `SCTP_PEER_ADDR_THLDS` (part of version 2), `SCTP_PRIMARY_ADDR` (a path's
-//! flag), `SCTP_STREAM_SCHEDULER_VALUE` (the streams). The options of AUTH need
-//! keys, which cannot be read; the kernel companion refuses such sockets.
+//! flag), `SCTP_STREAM_SCHEDULER_VALUE` (the streams), `SCTP_AUTH_CHUNK`,
+//! `SCTP_HMAC_IDENT` and the keys (the kernel companion reads them).
 
 /// When an option is put back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,6 +164,8 @@ pub(super) const TABLE: &[Entry] = &[
     at(SCTP, 118, "SCTP_ENABLE_STREAM_RESET", ASSOC_VALUE),
     at(SCTP, 123, "SCTP_STREAM_SCHEDULER", ASSOC_VALUE),
     at(SCTP, 125, "SCTP_INTERLEAVING_SUPPORTED", ASSOC_VALUE),
+    // Before the one that may depend on it (RFC 5061, 4.2.7).
+    at(SCTP, 129, "SCTP_AUTH_SUPPORTED", ASSOC_VALUE),
     at(SCTP, 128, "SCTP_ASCONF_SUPPORTED", ASSOC_VALUE),
     at(SCTP, 130, "SCTP_ECN_SUPPORTED", ASSOC_VALUE),
     at(

@@ -4,11 +4,12 @@
 //! They need root and telecr's `sctp` module, so they run only when asked for:
 //! `cargo test --test companion -- --ignored --test-threads 1`
 
-mod sctp_pair;
+mod kinds;
+mod pair;
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use sctp_pair::{accept, connected, listener, recv, send, set_number};
+use pair::{accept, connected, listener, recv, send, set_number};
 use telecr::image;
 use telecr::sctp::repair::Repair;
 use telecr::sctp::{dump, list, options, restore, Error, Summary};
@@ -97,7 +98,7 @@ fn waiting_data_comes_in_order_in_both_directions() {
     }
     // To the peer, more than it takes while it does not read.
     let mut unread = 0u32;
-    while sctp_pair::try_send(&s, 2, &[&unread.to_ne_bytes()[..], &[7; 1200]].concat()) {
+    while pair::try_send(&s, 2, &[&unread.to_ne_bytes()[..], &[7; 1200]].concat()) {
         unread += 1;
     }
     println!("{unread} messages wait");
@@ -182,10 +183,10 @@ fn sockets_bound_to_any_address_move() {
 #[test]
 #[ignore = "needs the kernel companion"]
 fn sockets_without_associations_move() {
-    let (fresh, summary) = moved(sctp_pair::fresh(libc::AF_INET6, libc::SOCK_NONBLOCK));
+    let (fresh, summary) = moved(pair::fresh(libc::AF_INET6, libc::SOCK_NONBLOCK));
     assert_eq!(summary, Summary::default());
-    assert!(sctp_pair::nonblocking(&fresh));
-    let (bound, summary) = moved(sctp_pair::bound("127.0.0.1:7081"));
+    assert!(pair::nonblocking(&fresh));
+    let (bound, summary) = moved(pair::bound("127.0.0.1:7081"));
     assert_eq!(summary.local, ["127.0.0.1:7081".parse().unwrap()]);
     assert!(!summary.listening);
     drop((fresh, bound));

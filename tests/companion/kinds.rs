@@ -1,0 +1,859 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A test for each kind of socket and each state of an association.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread::sleep;
+use std::time::Duration;
+
+use telecr::sctp::repair::Repair;
+use telecr::sctp::{addr, Error};
+
+use super::pair::{
+    accept, alone, bind, connect, get, hear, listen, peel_off, recv, send, set, set32, sh,
+    shutdown_write, socket, transmit_on, try_send,
+};
+use super::{moved, read, write};
+
+const ONE: i32 = libc::SOCK_STREAM;
+const MANY: i32 = libc::SOCK_SEQPACKET;
+
+fn place(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// A socket of either style, bound to all of these.
+fn bound_to(kind: i32, places: &[&str]) -> OwnedFd {
+    let domain = if places.iter().any(|p| p.starts_with('[')) {
+        libc::AF_INET6
+    } else {
+        libc::AF_INET
+    };
+    let fd = socket(domain, kind);
+    // Short times, so that a test of timers does not last.
+    set32(&fd, 0, &[0, 300, 1000, 200]);
+    bind(&fd, place(places[0]));
+    for p in &places[1..] {
+        set(&fd, 100, &addr::bytes(place(p))).unwrap();
+    }
+    fd
+}
+
+fn server(kind: i32, places: &[&str]) -> OwnedFd {
+    let fd = bound_to(kind, places);
+    listen(&fd);
+    fd
+}
+
+/// An association of two one-to-one sockets between `10.1.0.1` and `10.1.0.2`.
+fn pair() -> (OwnedFd, OwnedFd) {
+    pair_with(|_| ())
+}
+
+/// The same, with options set on both before they meet.
+fn pair_with(options: impl Fn(&OwnedFd)) -> (OwnedFd, OwnedFd) {
+    let l = bound_to(ONE, &["10.1.0.1:5000"]);
+    options(&l);
+    listen(&l);
+    let c = bound_to(ONE, &["10.1.0.2:6000"]);
+    options(&c);
+    assert!(connect(&c, place("10.1.0.1:5000")));
+    let s = accept(&l);
+    (s, c)
+}
+
+fn both_ways(a: &OwnedFd, b: &OwnedFd) {
+    for n in 0..5u8 {
+        send(a, 1, &[n; 100]);
+        assert_eq!(recv(b), (1, vec![n; 100]));
+        send(b, 2, &[n; 3000]);
+        assert_eq!(recv(a), (2, vec![n; 3000]));
+    }
+}
+
+/// `SCTP_STATUS`: id and state.
+fn status(fd: &OwnedFd, id: u32) -> (u32, u32) {
+    let mut value = id.to_ne_bytes().to_vec();
+    value.resize(176, 0);
+    let got = get(fd, 14, value);
+    let at = |n: usize| u32::from_ne_bytes(got[n..n + 4].try_into().unwrap());
+    (at(0), at(4))
+}
+
+fn state(fd: &OwnedFd) -> u32 {
+    status(fd, 0).1
+}
+
+/// Cuts a socket off, so that it answers nothing.
+fn deaf(fd: &OwnedFd) -> Repair {
+    let mut repair = Repair::open().unwrap();
+    repair.freeze(fd.as_fd()).unwrap();
+    repair
+}
+
+fn pause(ms: u64) {
+    sleep(Duration::from_millis(ms));
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..200 {
+        if done() {
+            return;
+        }
+        pause(50);
+    }
+    panic!("waited in vain for {what}");
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn one_to_many_sockets_with_many_associations() {
+    alone(&[]);
+    let s = server(MANY, &["10.1.0.1:5000"]);
+    let clients: Vec<OwnedFd> = (0..300)
+        .map(|n| {
+            let c = bound_to(ONE, &[&format!("10.1.0.2:{}", 6000 + n)]);
+            assert!(connect(&c, place("10.1.0.1:5000")));
+            send(&c, 1, format!("hello {n}").as_bytes());
+            c
+        })
+        .collect();
+    pause(300);
+    let (s, summary) = moved(s);
+    assert_eq!(summary.associations, 300);
+    assert!(summary.listening);
+    // Each is answered on its own association, by the id it came with.
+    for _ in &clients {
+        let m = hear(&s, 1000, 0).unwrap();
+        transmit_on(&s, m.association, 3, 0, &m.data, 0).unwrap();
+    }
+    for (n, c) in clients.iter().enumerate() {
+        assert_eq!(recv(c), (3, format!("hello {n}").into_bytes()));
+    }
+    // And it still takes new ones.
+    let c = bound_to(ONE, &["10.1.0.3:6000"]);
+    assert!(connect(&c, place("10.1.0.1:5000")));
+    send(&c, 0, b"new");
+    assert_eq!(recv(&s), (0, b"new".to_vec()));
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn peeled_off_sockets() {
+    alone(&[]);
+    let s = server(MANY, &["10.1.0.1:5000"]);
+    let c = bound_to(MANY, &["10.1.0.2:6000"]);
+    assert!(connect(&c, place("10.1.0.1:5000")));
+    transmit_on(&c, own_id(&c), 1, 0, b"who", 0).unwrap();
+    let id = hear(&s, 100, 0).unwrap().association;
+    let branch = peel_off(&s, id);
+    transmit_on(&c, own_id(&c), 1, 0, b"unread", 0).unwrap();
+    pause(100);
+    let (branch, summary) = moved(branch);
+    assert_eq!(summary.associations, 1);
+    assert_eq!(recv(&branch), (1, b"unread".to_vec()));
+    send(&branch, 2, b"answer");
+    assert_eq!(recv(&c), (2, b"answer".to_vec()));
+    // A socket peeled off reports its association without being asked for an id.
+    assert_eq!(status(&branch, 0), (id, 4));
+    let (s, _) = moved(s);
+    drop(s);
+}
+
+/// The id of the only association of a one-to-many socket (`SCTP_GET_ASSOC_ID_LIST`).
+fn own_id(fd: &OwnedFd) -> u32 {
+    let got = get(fd, 29, vec![0; 64]);
+    assert_eq!(got[..4], 1u32.to_ne_bytes());
+    u32::from_ne_bytes(got[4..8].try_into().unwrap())
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn several_addresses_on_both_sides() {
+    alone(&[]);
+    let l = server(ONE, &["10.1.0.1:5000", "10.1.0.3:5000"]);
+    let c = bound_to(ONE, &["10.1.0.2:6000", "10.1.0.4:6000"]);
+    assert!(connect(&c, place("10.1.0.1:5000")));
+    let s = accept(&l);
+    both_ways(&s, &c);
+    // The other path becomes primary (SCTP_PRIMARY_ADDR).
+    let mut prim = vec![0; 4];
+    prim.extend(addr::bytes(place("10.1.0.4:6000")));
+    prim.resize(132, 0);
+    set(&s, 6, &prim).unwrap();
+    let paths = |fd: &OwnedFd| get(fd, 108, vec![0; 256]);
+    let before = (paths(&s), get(&s, 6, vec![0; 132]));
+    send(&c, 1, b"unread");
+    pause(100);
+    let (s, _) = moved(s);
+    assert_eq!(recv(&s), (1, b"unread".to_vec()));
+    assert_eq!((paths(&s), get(&s, 6, vec![0; 132])), before);
+    both_ways(&s, &c);
+    let (c, _) = moved(c);
+    both_ways(&s, &c);
+    // One path dies; the other one carries on.
+    sh("ip address del 10.1.0.2/24 dev lo");
+    both_ways(&s, &c);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn both_families_in_one_association() {
+    alone(&[]);
+    let l = server(ONE, &["[fd01::1]:5000", "10.1.0.1:5000"]);
+    let c = bound_to(ONE, &["[fd01::2]:6000", "10.1.0.2:6000"]);
+    assert!(connect(&c, place("[fd01::1]:5000")));
+    let s = accept(&l);
+    send(&c, 1, b"unread");
+    pause(100);
+    let (s, _) = moved(s);
+    assert_eq!(recv(&s), (1, b"unread".to_vec()));
+    let (c, _) = moved(c);
+    both_ways(&s, &c);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn ipv4_over_an_ipv6_socket() {
+    alone(&[]);
+    let l = server(ONE, &["[::]:5000"]);
+    let c = bound_to(ONE, &["10.1.0.2:6000"]);
+    assert!(connect(&c, place("10.1.0.1:5000")));
+    let s = accept(&l);
+    let (s, _) = moved(s);
+    both_ways(&s, &c);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn link_local_addresses_with_their_scope() {
+    alone(&[]);
+    sh("ip link add here type dummy; ip link set here up; ip address add fe80::1/64 dev here nodad");
+    let scope = nix::net::if_::if_nametoindex("here").unwrap();
+    let l = server(ONE, &[&format!("[fe80::1%{scope}]:5000")]);
+    let c = bound_to(ONE, &[&format!("[fe80::1%{scope}]:6000")]);
+    assert!(connect(&c, place(&format!("[fe80::1%{scope}]:5000"))));
+    let s = accept(&l);
+    let (s, _) = moved(s);
+    let (c, _) = moved(c);
+    both_ways(&s, &c);
+}
+
+/// Sends until the socket takes no more, the number of the message in front.
+fn fill(fd: &OwnedFd, streams: u16, len: usize) -> u32 {
+    let mut n = 0u32;
+    loop {
+        let stream = u16::try_from(n % u32::from(streams)).unwrap();
+        let data = [&n.to_ne_bytes()[..], &vec![7; len]].concat();
+        if !try_send(fd, stream, &data) {
+            return n;
+        }
+        n += 1;
+    }
+}
+
+/// All of them arrive, in order within their streams.
+fn drain(fd: &OwnedFd, count: u32, len: usize) {
+    let mut last = std::collections::HashMap::new();
+    let mut seen = vec![false; count.try_into().unwrap()];
+    for _ in 0..count {
+        let (stream, data) = recv(fd);
+        assert_eq!(data.len(), len + 4);
+        let n = u32::from_ne_bytes(data[..4].try_into().unwrap());
+        let before = last.insert(stream, n);
+        assert!(before.is_none_or(|b| b < n), "{n} behind {before:?}");
+        assert!(!std::mem::replace(
+            &mut seen[usize::try_from(n).unwrap()],
+            true
+        ));
+    }
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn interleaved_messages() {
+    for scheduler in 0..5u32 {
+        alone(&[("sctp.intl_enable", "1")]);
+        let (s, c) = pair_with(|fd| {
+            set32(fd, 18, &[2]); // SCTP_FRAGMENT_INTERLEAVE
+            set32(fd, 125, &[0, 1]); // SCTP_INTERLEAVING_SUPPORTED
+        });
+        set32(&s, 123, &[0, scheduler]); // SCTP_STREAM_SCHEDULER
+        let count = fill(&s, 7, 9000);
+        assert!(count > 5);
+        pause(200);
+        let (s, _) = moved(s);
+        let (c, _) = moved(c);
+        let got = get(&s, 125, vec![0; 8]);
+        assert_eq!(got[4], 1, "interleaving was lost");
+        drain_interleaved(&c, count, 9000);
+        both_ways(&s, &c);
+    }
+}
+
+/// With interleaving a message comes in parts, among those of other streams.
+fn drain_interleaved(fd: &OwnedFd, count: u32, len: usize) {
+    let mut parts: std::collections::HashMap<u16, Vec<u8>> = std::collections::HashMap::new();
+    let mut seen = std::collections::HashSet::new();
+    while seen.len() < usize::try_from(count).unwrap() {
+        let m = hear(fd, 100_000, 0).unwrap();
+        assert!(!m.data.is_empty());
+        let whole = parts.entry(m.stream).or_default();
+        whole.extend(&m.data);
+        if m.flags & libc::MSG_EOR != 0 {
+            assert_eq!(whole.len(), len + 4);
+            let n = u32::from_ne_bytes(whole[..4].try_into().unwrap());
+            assert!(seen.insert(n));
+            whole.clear();
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn stream_schedulers_and_their_weights() {
+    for scheduler in 1..5u32 {
+        alone(&[]);
+        let (s, c) = pair();
+        set32(&s, 123, &[0, scheduler]);
+        let weight = |fd: &OwnedFd| get(fd, 124, vec![0, 0, 0, 0, 3, 0, 0, 0]);
+        // SCTP_STREAM_SCHEDULER_VALUE: association, stream, value.
+        let _ = set(&s, 124, &[0, 0, 0, 0, 3, 0, 9, 0]);
+        let before = (get(&s, 123, vec![0; 8]), weight(&s));
+        let count = fill(&s, 7, 2000);
+        let (s, _) = moved(s);
+        assert_eq!((get(&s, 123, vec![0; 8]), weight(&s)), before);
+        drain(&c, count, 2000);
+        both_ways(&s, &c);
+    }
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn messages_given_up() {
+    alone(&[]);
+    let (s, c) = pair();
+    // SCTP_DEFAULT_PRINFO: 100 ms to live.
+    set(&s, 114, &[0x10, 0, 0, 0, 100, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    let mut far = deaf(&c);
+    for n in 0..40u8 {
+        try_send(&s, 1, &[n; 1200]);
+    }
+    pause(1500);
+    // Some are abandoned by now, and the peer was not told.
+    set(&s, 114, &[0; 12]).unwrap();
+    send(&s, 2, b"kept");
+    let (s, _) = moved(s);
+    far.wake(c.as_fd()).unwrap();
+    // What was given up may be missing, what was not may not.
+    until("the message that was kept", || {
+        recv(&c) == (2, b"kept".to_vec())
+    });
+    both_ways(&s, &c);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn authenticated_associations() {
+    alone(&[("sctp.auth_enable", "1")]);
+    let key = |id: u16, text: &[u8]| {
+        let len = u16::try_from(text.len()).unwrap();
+        [&[0; 4][..], &id.to_ne_bytes(), &len.to_ne_bytes(), text].concat()
+    };
+    let (s, c) = pair_with(|fd| {
+        set(fd, 21, &[0]).unwrap(); // SCTP_AUTH_CHUNK: DATA
+        set(fd, 21, &[3]).unwrap(); // and SACK
+        set(fd, 23, &key(1, b"first secret")).unwrap(); // SCTP_AUTH_KEY
+        set(fd, 23, &key(2, b"second")).unwrap();
+        set(fd, 24, &[0, 0, 0, 0, 1, 0, 0, 0]).unwrap(); // SCTP_AUTH_ACTIVE_KEY
+    });
+    both_ways(&s, &c);
+    let count = fill(&s, 3, 1000);
+    let chunks = |fd: &OwnedFd| (get(fd, 26, vec![0; 64]), get(fd, 27, vec![0; 64]));
+    let before = chunks(&s);
+    let (s, _) = moved(s);
+    assert_eq!(chunks(&s), before);
+    drain(&c, count, 1000);
+    let (c, _) = moved(c);
+    both_ways(&s, &c);
+    // The other key is there too.
+    set(&s, 24, &[0, 0, 0, 0, 2, 0, 0, 0]).unwrap();
+    set(&c, 24, &[0, 0, 0, 0, 2, 0, 0, 0]).unwrap();
+    both_ways(&s, &c);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn listeners_keep_their_keys() {
+    alone(&[("sctp.auth_enable", "1")]);
+    let key = [&[0; 4][..], &[1, 0, 6, 0], b"secret"].concat();
+    let options = |fd: &OwnedFd| {
+        set(fd, 21, &[0]).unwrap();
+        set(fd, 23, &key).unwrap();
+        set(fd, 24, &[0, 0, 0, 0, 1, 0, 0, 0]).unwrap();
+    };
+    let l = bound_to(ONE, &["10.1.0.1:5000"]);
+    options(&l);
+    listen(&l);
+    let (l, _) = moved(l);
+    let c = bound_to(ONE, &["10.1.0.2:6000"]);
+    options(&c);
+    assert!(connect(&c, place("10.1.0.1:5000")));
+    both_ways(&accept(&l), &c);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn address_changes_under_way() {
+    let asconf = [
+        ("sctp.addip_enable", "1"),
+        ("sctp.addip_noauth_enable", "1"),
+    ];
+    alone(&asconf);
+    let (s, c) = pair();
+    let mut far = deaf(&c);
+    // Two requests: one is sent, one waits for its answer.
+    set(&s, 100, &addr::bytes(place("10.1.0.3:5000"))).unwrap();
+    set(&s, 100, &addr::bytes(place("10.1.0.4:5000"))).unwrap();
+    pause(100);
+    let (s, _) = moved(s);
+    far.wake(c.as_fd()).unwrap();
+    let peers = || get(&c, 108, vec![0; 512])[4];
+    until("the peer to take both addresses", || peers() == 3);
+    both_ways(&s, &c);
+    // And back: one is deleted, and its answer is lost in the move.
+    let mut far = deaf(&c);
+    set(&s, 101, &addr::bytes(place("10.1.0.4:5000"))).unwrap();
+    pause(100);
+    let (s, _) = moved(s);
+    far.wake(c.as_fd()).unwrap();
+    until("the peer to give it up", || peers() == 2);
+    let (c, _) = moved(c);
+    both_ways(&s, &c);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn stream_resets_under_way() {
+    alone(&[("sctp.reconf_enable", "1")]);
+    let (s, c) = pair_with(|fd| set32(fd, 118, &[0, 7])); // SCTP_ENABLE_STREAM_RESET
+    both_ways(&s, &c);
+    let mut far = deaf(&c);
+    // SCTP_RESET_STREAMS: outgoing stream 1.
+    set(&s, 119, &[0, 0, 0, 0, 2, 0, 1, 0, 1, 0]).unwrap();
+    pause(100);
+    let (s, _) = moved(s);
+    far.wake(c.as_fd()).unwrap();
+    until("stream 1 to open again", || try_send(&s, 1, b"from zero"));
+    assert_eq!(recv(&c), (1, b"from zero".to_vec()));
+    both_ways(&s, &c);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn streams_being_added() {
+    alone(&[("sctp.reconf_enable", "1")]);
+    let (s, c) = pair_with(|fd| set32(fd, 118, &[0, 7]));
+    let mut far = deaf(&c);
+    // SCTP_ADD_STREAMS: association, in, out.
+    set(&s, 121, &[0, 0, 0, 0, 0, 0, 5, 0]).unwrap();
+    pause(100);
+    let (s, _) = moved(s);
+    far.wake(c.as_fd()).unwrap();
+    until("stream 14 to open", || try_send(&s, 14, b"new"));
+    assert_eq!(recv(&c), (14, b"new".to_vec()));
+    let (c, _) = moved(c);
+    send(&s, 13, b"newer");
+    assert_eq!(recv(&c), (13, b"newer".to_vec()));
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn sctp_over_udp() {
+    alone(&[("sctp.udp_port", "9899"), ("sctp.encap_port", "9899")]);
+    let (s, c) = pair();
+    both_ways(&s, &c);
+    let mut repair = Repair::open().unwrap();
+    repair.freeze(s.as_fd()).unwrap();
+    let (image, _) = write(&mut repair, &s);
+    drop(s);
+    std::fs::write("/proc/sys/net/sctp/udp_port", "0").unwrap();
+    let e = read(&mut repair, &image).unwrap_err();
+    assert!(e.to_string().contains("net.sctp.udp_port"), "{e}");
+    std::fs::write("/proc/sys/net/sctp/udp_port", "9899").unwrap();
+    let (s, _) = read(&mut repair, &image).unwrap();
+    repair.wake(s.as_fd()).unwrap();
+    both_ways(&s, &c);
+    // SCTP_REMOTE_UDP_ENCAPS_PORT of the path, in network order.
+    let mut ask = vec![0; 4];
+    ask.extend(addr::bytes(place("10.1.0.2:6000")));
+    ask.resize(136, 0);
+    assert_eq!(get(&s, 132, ask)[132..134], 9899u16.to_be_bytes());
+}
+
+/// Every event there is (`SCTP_EVENTS`).
+fn subscribe(fd: &OwnedFd) {
+    set(fd, 11, &[1; 8]).unwrap();
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn notifications_not_yet_read() {
+    alone(&[]);
+    let s = bound_to(MANY, &["10.1.0.1:5000"]);
+    subscribe(&s);
+    listen(&s);
+    let c = bound_to(ONE, &["10.1.0.2:6000"]);
+    assert!(connect(&c, place("10.1.0.1:5000")));
+    send(&c, 1, b"data");
+    pause(200);
+    let events = |fd: &OwnedFd| {
+        let mut all = Vec::new();
+        while let Ok(m) = hear(fd, 1000, libc::MSG_DONTWAIT) {
+            all.push((m.flags, m.data));
+        }
+        all
+    };
+    let (s, _) = moved(s);
+    let got = events(&s);
+    assert!(got.iter().any(|(f, _)| f & 0x8000 != 0), "{got:?}");
+    assert!(got.iter().any(|(_, d)| d == b"data"));
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn what_an_ended_association_left_unread() {
+    for kind in [ONE, MANY] {
+        alone(&[]);
+        let l = bound_to(kind, &["10.1.0.1:5000"]);
+        subscribe(&l);
+        listen(&l);
+        let c = bound_to(ONE, &["10.1.0.2:6000"]);
+        assert!(connect(&c, place("10.1.0.1:5000")));
+        let s = if kind == ONE { accept(&l) } else { l };
+        for n in 0..5u8 {
+            send(&c, 1, &[n; 2000]);
+        }
+        pause(100);
+        drop(c);
+        pause(300);
+        let (s, _) = moved(s);
+        let mut data = Vec::new();
+        let mut notifications = 0;
+        while let Ok(m) = hear(&s, 10_000, libc::MSG_DONTWAIT) {
+            if m.data.is_empty() {
+                break;
+            }
+            if m.flags & 0x8000 != 0 {
+                notifications += 1;
+            } else {
+                assert_eq!(m.stream, 1);
+                data.push(m.data);
+            }
+        }
+        let sent: Vec<Vec<u8>> = (0..5u8).map(|n| vec![n; 2000]).collect();
+        assert_eq!(data, sent);
+        assert!(notifications > 1);
+    }
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn a_message_read_in_part() {
+    alone(&[]);
+    let (s, c) = pair();
+    send(&c, 1, &[5; 20_000]);
+    send(&c, 2, b"next");
+    pause(200);
+    let first = hear(&s, 3000, 0).unwrap();
+    assert_eq!((first.data.len(), first.flags & libc::MSG_EOR), (3000, 0));
+    let (s, _) = moved(s);
+    assert_eq!(recv(&s), (1, vec![5; 17_000]));
+    assert_eq!(recv(&s), (2, b"next".to_vec()));
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn partial_delivery_under_way() {
+    alone(&[]);
+    let s = bound_to(MANY, &["10.1.0.1:5000"]);
+    set32(&s, 18, &[1]);
+    set32(&s, 19, &[2000]); // SCTP_PARTIAL_DELIVERY_POINT
+    listen(&s);
+    let big = bound_to(ONE, &["10.1.0.2:6000"]);
+    let small = bound_to(ONE, &["10.1.0.3:6000"]);
+    for c in [&big, &small] {
+        assert!(connect(c, place("10.1.0.1:5000")));
+    }
+    // More than the window takes at once: its front is delivered, its rest is on the way.
+    let writer = std::thread::spawn({
+        let big = big.try_clone().unwrap();
+        move || send(&big, 1, &[9; 150_000])
+    });
+    pause(300);
+    let mut got = hear(&s, 1500, 0).unwrap().data;
+    send(&small, 2, b"behind");
+    pause(200);
+    let (s, _) = moved(s);
+    let mut others = Vec::new();
+    while got.len() < 150_000 || others.is_empty() {
+        let m = hear(&s, 100_000, 0).unwrap();
+        if m.stream == 1 {
+            got.extend(m.data);
+        } else {
+            others.push(m.data);
+        }
+    }
+    assert!(got.len() == 150_000 && got.iter().all(|b| *b == 9));
+    assert_eq!(others, [b"behind"]);
+    writer.join().unwrap();
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn autoclose_goes_on_from_where_it_was() {
+    alone(&[]);
+    let s = bound_to(MANY, &["10.1.0.1:5000"]);
+    set32(&s, 4, &[3]); // SCTP_AUTOCLOSE, s
+    listen(&s);
+    let c = bound_to(ONE, &["10.1.0.2:6000"]);
+    assert!(connect(&c, place("10.1.0.1:5000")));
+    send(&c, 1, b"last");
+    assert_eq!(recv(&s), (1, b"last".to_vec()));
+    pause(1500);
+    let (s, _) = moved(s);
+    let id = own_id(&s);
+    assert_eq!(status(&s, id).1, 4);
+    // A fresh timer would have 3 s to go.
+    pause(2300);
+    assert_eq!(get(&s, 29, vec![0; 64])[0], 0, "it was not closed");
+    drop(c);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn parameters_of_an_association() {
+    alone(&[]);
+    let (s, _c) = pair();
+    set32(&s, 0, &[0, 400, 5000, 250]); // SCTP_RTOINFO
+    set32(&s, 1, &[7, 0, 0, 30_000, 0]); // SCTP_ASSOCINFO, first word below
+    set(
+        &s,
+        10,
+        &[3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 42]
+            .iter()
+            .copied()
+            .chain([0; 20])
+            .collect::<Vec<u8>>(),
+    )
+    .unwrap(); // SCTP_DEFAULT_SEND_PARAM
+    set32(&s, 16, &[0, 150, 3]); // SCTP_DELAYED_SACK
+    set32(&s, 17, &[0, 77]); // SCTP_CONTEXT
+    set32(&s, 20, &[0, 9]); // SCTP_MAX_BURST
+    let all = |fd: &OwnedFd| {
+        [
+            (0, 16),
+            (1, 20),
+            (9, 156),
+            (10, 32),
+            (13, 8),
+            (16, 12),
+            (17, 8),
+            (20, 8),
+        ]
+        .map(|(name, len)| get(fd, name, vec![0; len]))
+    };
+    let before = all(&s);
+    let (s, _) = moved(s);
+    assert_eq!(all(&s), before);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn a_shutdown_that_waits_for_data() {
+    alone(&[]);
+    let (s, c) = pair();
+    let count = fill(&s, 3, 1000);
+    shutdown_write(&s);
+    assert_eq!(state(&s), 5);
+    let (s, _) = moved(s);
+    assert_eq!(state(&s), 5);
+    drain(&c, count, 1000);
+    assert_eq!(hear(&c, 10, 0).unwrap().data, b"");
+    until("the association to end", || get_state(&c).is_none());
+}
+
+fn get_state(fd: &OwnedFd) -> Option<u32> {
+    let mut repair = Repair::open().unwrap();
+    let endpoint = repair.endpoint(fd.as_fd()).unwrap();
+    (endpoint.shutdown.unwrap_or(0) & 1 == 0).then_some(0)
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn a_shutdown_the_peer_has_not_answered() {
+    alone(&[]);
+    let (s, c) = pair();
+    let mut far = deaf(&c);
+    shutdown_write(&s);
+    until("SHUTDOWN to be sent", || state(&s) == 6);
+    let (s, _) = moved(s);
+    assert_eq!(state(&s), 6);
+    far.wake(c.as_fd()).unwrap();
+    assert_eq!(hear(&c, 10, 0).unwrap().data, b"");
+    assert_eq!(hear(&s, 10, 0).unwrap().data, b"");
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn a_shutdown_that_was_received() {
+    alone(&[]);
+    let (s, c) = pair();
+    // The server has data for a peer that does not take it, and a SHUTDOWN of that peer.
+    let count = fill(&s, 3, 1000);
+    shutdown_write(&c);
+    until("SHUTDOWN to arrive", || state(&s) == 7);
+    let (s, _) = moved(s);
+    assert_eq!(state(&s), 7);
+    drain(&c, count, 1000);
+    assert_eq!(hear(&s, 10, 0).unwrap().data, b"");
+    assert_eq!(hear(&c, 10, 0).unwrap().data, b"");
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn a_shutdown_ack_the_peer_has_not_answered() {
+    alone(&[]);
+    let (s, c) = pair();
+    // The peer goes deaf as soon as its SHUTDOWN is out: the answer is lost.
+    sh(
+        "nft add table t; nft add chain t i '{ type filter hook input priority 0; }'; \
+        nft add rule t i ip saddr 10.1.0.1 sctp chunk shutdown-ack exists drop",
+    );
+    shutdown_write(&c);
+    until("SHUTDOWN ACK to be sent", || state(&s) == 8);
+    let (s, _) = moved(s);
+    assert_eq!(state(&s), 8);
+    sh("nft delete table t");
+    assert_eq!(hear(&s, 10, 0).unwrap().data, b"");
+    assert_eq!(hear(&c, 10, 0).unwrap().data, b"");
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn a_handshake_in_its_first_half() {
+    alone(&[]);
+    let l = server(ONE, &["10.1.0.1:5000"]);
+    let mut far = deaf(&l);
+    let c = bound_to(ONE | libc::SOCK_NONBLOCK, &["10.1.0.2:6000"]);
+    assert!(!connect(&c, place("10.1.0.1:5000")));
+    pause(100);
+    assert_eq!(state(&c), 2);
+    let (c, _) = moved(c);
+    far.wake(l.as_fd()).unwrap();
+    let s = accept(&l);
+    until("the association", || state(&c) == 4);
+    send(&s, 1, b"welcome");
+    until("a message", || {
+        hear(&c, 100, 0).is_ok_and(|m| m.data == b"welcome")
+    });
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn a_handshake_in_its_second_half() {
+    alone(&[]);
+    let l = server(ONE, &["10.1.0.1:5000"]);
+    sh(
+        "nft add table t; nft add chain t i '{ type filter hook input priority 0; }'; \
+        nft add rule t i ip saddr 10.1.0.2 sctp chunk cookie-echo exists drop",
+    );
+    let c = bound_to(ONE | libc::SOCK_NONBLOCK, &["10.1.0.2:6000"]);
+    assert!(!connect(&c, place("10.1.0.1:5000")));
+    until("COOKIE ECHO to be sent", || state(&c) == 3);
+    try_send(&c, 1, b"early");
+    let (c, _) = moved(c);
+    assert_eq!(state(&c), 3);
+    sh("nft delete table t");
+    let s = accept(&l);
+    until("the association", || state(&c) == 4);
+    assert_eq!(recv(&s), (1, b"early".to_vec()));
+    send(&s, 1, b"welcome");
+    until("a message", || {
+        hear(&c, 100, 0).is_ok_and(|m| m.data == b"welcome")
+    });
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn a_pending_error() {
+    alone(&[]);
+    let (s, c) = pair();
+    // An ABORT of the peer: SO_LINGER with no time.
+    let linger = [1i32, 0];
+    super::pair::set_number(c.as_fd(), libc::SOL_SOCKET, libc::SO_LINGER, &linger);
+    drop(c);
+    pause(200);
+    let (s, _) = moved(s);
+    let e = hear(&s, 100, 0).unwrap_err();
+    assert_eq!(e.raw_os_error(), Some(libc::ECONNRESET), "{e}");
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn sockets_that_share_a_port() {
+    alone(&[]);
+    let member = || {
+        let fd = socket(libc::AF_INET, ONE);
+        set32(&fd, 36, &[1]); // SCTP_REUSE_PORT
+        bind(&fd, place("10.1.0.1:5000"));
+        listen(&fd);
+        fd
+    };
+    let group = [member(), member(), member()];
+    let group = group.map(|fd| moved(fd).0);
+    for n in 0..6 {
+        let c = bound_to(ONE, &[&format!("10.1.0.2:{}", 6000 + n)]);
+        assert!(connect(&c, place("10.1.0.1:5000")));
+    }
+    drop(group);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn sockets_bound_to_a_device_and_a_vrf() {
+    alone(&[]);
+    sh("ip link add v0 type veth peer name v1; ip link add red type vrf table 10; ip link set red up; \
+        ip link set v0 master red; ip link set v0 up; ip link set v1 up; \
+        ip address add 10.2.0.1/24 dev v0; ip address add 10.2.0.2/32 dev v0");
+    let to = |fd: &OwnedFd, device: &std::ffi::CStr| {
+        let name: Vec<u8> = device.to_bytes_with_nul().to_vec();
+        super::pair::set_option(fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, &name);
+    };
+    let l = socket(libc::AF_INET, ONE);
+    to(&l, c"red");
+    bind(&l, place("10.2.0.1:5000"));
+    listen(&l);
+    let c = socket(libc::AF_INET, ONE);
+    to(&c, c"red");
+    bind(&c, place("10.2.0.2:6000"));
+    assert!(connect(&c, place("10.2.0.1:5000")));
+    let s = accept(&l);
+    let (s, _) = moved(s);
+    let (c, _) = moved(c);
+    let (_l, _) = moved(l);
+    both_ways(&s, &c);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn an_id_that_is_taken_is_named() {
+    alone(&[]);
+    let (s, _c) = pair();
+    let mut repair = Repair::open().unwrap();
+    repair.freeze(s.as_fd()).unwrap();
+    let (image, _) = write(&mut repair, &s);
+    let e = read(&mut repair, &image).unwrap_err();
+    assert!(matches!(e, Error::Refused { .. }), "{e}");
+    repair.release(s.as_fd()).unwrap();
+}
