@@ -456,6 +456,26 @@ fn address_changes_under_way() {
 
 #[test]
 #[ignore = "needs the kernel companion"]
+fn a_change_of_the_only_address_is_refused() {
+    alone(&[
+        ("sctp.addip_enable", "1"),
+        ("sctp.addip_noauth_enable", "1"),
+    ]);
+    let (s, c) = pair();
+    // The socket has a second address, its association does not: ASCONF was off.
+    set32(&s, 128, &[0, 0]);
+    set(&s, 100, &addr::bytes(place("10.1.0.3:5000"))).unwrap();
+    set32(&s, 128, &[0, 1]);
+    set(&s, 101, &addr::bytes(place("10.1.0.1:5000"))).unwrap();
+    let mut repair = Repair::open().unwrap();
+    let e = repair.freeze(s.as_fd()).unwrap_err();
+    assert!(e.to_string().contains("changes its only address"), "{e}");
+    assert!(!repair.is_frozen(s.as_fd()).unwrap());
+    drop(c);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
 fn stream_resets_under_way() {
     alone(&[("sctp.reconf_enable", "1")]);
     let (s, c) = pair_with(|fd| set32(fd, 118, &[0, 7])); // SCTP_ENABLE_STREAM_RESET

@@ -11,7 +11,7 @@ use crate::{
     ledger::{Account, Ledger},
     message::{self, Kind, Message},
     report::Events,
-    sctp::{Received, Socket, STREAMS},
+    sctp::{Line, Received, STREAMS},
 };
 
 /// Messages waiting in the program before it makes no more.
@@ -20,8 +20,8 @@ const OUTBOX_LIMIT: usize = 64;
 /// An association and its account.
 #[derive(Debug)]
 pub struct Assoc {
-    /// Its socket; `None` once it is closed.
-    pub socket: Option<Socket>,
+    /// Where it is; `None` once it is closed.
+    pub line: Option<Line>,
     /// Its number; the server learns it from the first message.
     pub number: Option<u32>,
     /// Notifications seen.
@@ -48,10 +48,10 @@ pub struct Assoc {
 }
 
 impl Assoc {
-    /// An association on an open socket. The peer numbers it and keeps a clock, the server does neither.
-    pub fn new(socket: Socket, number: Option<u32>) -> Self {
+    /// An association that is up. The peer numbers it and keeps a clock, the server does neither.
+    pub fn new(line: Line, number: Option<u32>) -> Self {
         Self {
-            socket: Some(socket),
+            line: Some(line),
             number,
             events: Events::default(),
             sent: 0,
@@ -99,7 +99,7 @@ impl Assoc {
     /// Makes the next numbered message, on the next stream.
     pub fn make_message(&mut self) {
         let Some(number) = self.number else { return };
-        if self.settling || self.socket.is_none() {
+        if self.settling || self.line.is_none() {
             return;
         }
         if self.outbox.len() >= OUTBOX_LIMIT {
@@ -140,8 +140,8 @@ impl Assoc {
 
     /// Sends what waits, as far as the socket takes it.
     pub fn flush(&mut self) {
-        while let (Some(socket), Some((stream, bytes))) = (&self.socket, self.outbox.front()) {
-            match socket.send(*stream, bytes) {
+        while let (Some(line), Some((stream, bytes))) = (&self.line, self.outbox.front()) {
+            match line.send(*stream, bytes) {
                 Ok(true) => {
                     self.sent += 1;
                     self.outbox.pop_front();
@@ -152,26 +152,34 @@ impl Assoc {
         }
     }
 
-    /// Takes everything the socket holds.
+    /// Takes everything a socket of its own holds.
     pub fn drain(&mut self, buffer: &mut [u8]) {
-        while let Some(socket) = &self.socket {
-            match socket.recv(buffer) {
-                Ok(Received::Data { len, end }) => {
-                    self.partial
-                        .extend_from_slice(buffer.get(..len).unwrap_or(&[]));
-                    self.note_silence();
-                    if end {
-                        let bytes = std::mem::take(&mut self.partial);
-                        self.take(&bytes);
-                    }
-                }
-                Ok(Received::Notification { len }) => {
-                    count(&mut self.events, buffer.get(..len).unwrap_or(&[]))
-                }
+        while let Some(line) = &self.line {
+            match line.socket.recv(buffer) {
                 Ok(Received::WouldBlock) => return,
-                Ok(Received::Closed) => self.socket = None,
+                Ok(Received::Closed) => self.line = None,
+                Ok(got) => self.hear(&got, buffer),
                 Err(e) => self.fail(&e),
             }
+        }
+    }
+
+    /// Takes what the socket gave.
+    pub fn hear(&mut self, got: &Received, buffer: &[u8]) {
+        match *got {
+            Received::Data { len, end, .. } => {
+                self.partial
+                    .extend_from_slice(buffer.get(..len).unwrap_or(&[]));
+                self.note_silence();
+                if end {
+                    let bytes = std::mem::take(&mut self.partial);
+                    self.take(&bytes);
+                }
+            }
+            Received::Notification { len } => {
+                count(&mut self.events, buffer.get(..len).unwrap_or(&[]))
+            }
+            Received::WouldBlock | Received::Closed => {}
         }
     }
 
@@ -217,9 +225,10 @@ impl Assoc {
         self.control(Kind::Account, &body);
     }
 
-    fn fail(&mut self, e: &io::Error) {
+    /// Gives it up.
+    pub fn fail(&mut self, e: &io::Error) {
         self.error = Some(e.to_string());
-        self.socket = None;
+        self.line = None;
     }
 }
 
@@ -232,6 +241,9 @@ fn totals(m: &Message<'_>) -> Vec<u64> {
 
 /// Counts a notification (RFC 6458, section 6.1).
 fn count(events: &mut Events, bytes: &[u8]) {
+    // Behind the header and a sockaddr_storage.
+    const ADDR_STATE: usize = 136;
+    const ADDR_CONFIRMED: u16 = 5;
     let half = |at: usize| {
         bytes
             .get(at..at + 2)
@@ -245,6 +257,7 @@ fn count(events: &mut Events, bytes: &[u8]) {
             Some(2) => &mut events.restart,
             _ => &mut events.ended,
         },
+        Some(0x8002) if half(ADDR_STATE) == Some(ADDR_CONFIRMED) => &mut events.addr_confirmed,
         Some(0x8002) => &mut events.addr_change,
         Some(0x8003) => &mut events.send_failed,
         Some(0x8004) => &mut events.remote_error,

@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     assoc::Assoc,
+    hub::Hub,
     ledger::Account,
     report::Status,
     sctp::Socket,
@@ -18,6 +19,7 @@ use crate::{
 
 const TIMER: u64 = 0;
 const LISTENERS: u64 = 1;
+const HUB: u64 = 999;
 const ASSOCS: u64 = 1000;
 /// Ticks to wait for missing messages before asking for an account without them.
 const PATIENCE_MS: u64 = 10_000;
@@ -31,6 +33,7 @@ pub struct Engine {
     timer: OwnedFd,
     tick_ms: u64,
     listeners: Vec<Socket>,
+    hub: Option<Hub>,
     assocs: Vec<Assoc>,
     writing: Vec<bool>,
     buffer: Vec<u8>,
@@ -55,6 +58,7 @@ impl Engine {
             timer,
             tick_ms,
             listeners: Vec::new(),
+            hub: None,
             assocs: Vec::new(),
             writing: Vec::new(),
             buffer: vec![0; 65536],
@@ -72,11 +76,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Serves an association.
+    /// Serves the associations of a one-to-many socket, instead of listeners.
+    pub fn set_hub(&mut self, socket: Socket) -> io::Result<()> {
+        self.epoll.add(socket.as_fd(), HUB)?;
+        self.hub = Some(Hub::new(socket));
+        Ok(())
+    }
+
+    /// Serves an association with a socket of its own.
     pub fn add_assoc(&mut self, assoc: Assoc) -> io::Result<()> {
-        if let Some(socket) = &assoc.socket {
+        if let Some(line) = &assoc.line {
             self.epoll
-                .add(socket.as_fd(), ASSOCS + self.assocs.len() as u64)?;
+                .add(line.socket.as_fd(), ASSOCS + self.assocs.len() as u64)?;
         }
         self.assocs.push(assoc);
         self.writing.push(false);
@@ -90,6 +101,7 @@ impl Engine {
             for token in self.epoll.wait()? {
                 match token {
                     TIMER => self.tick()?,
+                    HUB => self.serve_hub()?,
                     t if t >= ASSOCS => {
                         self.serve(usize::try_from(t - ASSOCS).unwrap_or(usize::MAX))
                     }
@@ -116,7 +128,7 @@ impl Engine {
         let mut fresh = Vec::new();
         if let Some(listener) = self.listeners.get(index) {
             while let Some(socket) = listener.accept()? {
-                fresh.push(Assoc::new(socket, None));
+                fresh.push(Assoc::new(socket.into(), None));
             }
         }
         fresh.into_iter().try_for_each(|a| self.add_assoc(a))
@@ -127,6 +139,14 @@ impl Engine {
             assoc.drain(&mut self.buffer);
             assoc.flush();
         }
+    }
+
+    fn serve_hub(&mut self) -> io::Result<()> {
+        if let Some(hub) = &mut self.hub {
+            hub.drain(&mut self.assocs, &mut self.buffer)?;
+            self.assocs.iter_mut().for_each(Assoc::flush);
+        }
+        Ok(())
     }
 
     fn tick(&mut self) -> io::Result<()> {
@@ -154,15 +174,22 @@ impl Engine {
     }
 
     fn watch_writes(&mut self) {
+        if let Some(hub) = &mut self.hub {
+            let want = self.assocs.iter().any(Assoc::wants_write);
+            if want != hub.writing && self.epoll.set_write(hub.as_fd(), HUB, want).is_ok() {
+                hub.writing = want;
+            }
+            return;
+        }
         for (i, (assoc, writing)) in self.assocs.iter().zip(&mut self.writing).enumerate() {
             let want = assoc.wants_write();
-            let Some(socket) = &assoc.socket else {
+            let Some(line) = &assoc.line else {
                 continue;
             };
             if want != *writing
                 && self
                     .epoll
-                    .set_write(socket.as_fd(), ASSOCS + i as u64, want)
+                    .set_write(line.socket.as_fd(), ASSOCS + i as u64, want)
                     .is_ok()
             {
                 *writing = want;
@@ -180,7 +207,7 @@ impl Engine {
         };
         let (mut ours, mut theirs) = (Account::default(), Account::default());
         for a in &self.assocs {
-            if a.socket.is_some() {
+            if a.line.is_some() {
                 s.established += 1
             } else {
                 s.closed += 1
@@ -199,13 +226,14 @@ impl Engine {
             e.restart += f.restart;
             e.ended += f.ended;
             e.addr_change += f.addr_change;
+            e.addr_confirmed += f.addr_confirmed;
             e.shutdown += f.shutdown;
             e.send_failed += f.send_failed;
             e.remote_error += f.remote_error;
             e.other += f.other;
         }
         s.gap_ms = s.gaps_ms.iter().copied().max().unwrap_or(0);
-        (s.uplink, s.downlink) = if self.listeners.is_empty() {
+        (s.uplink, s.downlink) = if self.listeners.is_empty() && self.hub.is_none() {
             (theirs, ours)
         } else {
             (ours, theirs)

@@ -20,6 +20,9 @@ pub struct Events {
     pub ended: u64,
     /// SCTP_PEER_ADDR_CHANGE, any state.
     pub addr_change: u64,
+    /// SCTP_PEER_ADDR_CHANGE to SCTP_ADDR_CONFIRMED: a path has been heard of for the first time.
+    #[serde(default)]
+    pub addr_confirmed: u64,
     /// SCTP_SHUTDOWN_EVENT.
     pub shutdown: u64,
     /// SCTP_SEND_FAILED.

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! One-to-one SCTP sockets.
+//! SCTP sockets of either style.
 
 use std::{
     io, mem,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    rc::Rc,
 };
 
-use crate::sys::{check, owned};
+use crate::{
+    sockaddr::sockaddr,
+    sys::{check, owned},
+};
 
 /// Streams asked for in each direction.
 pub const STREAMS: u16 = 10;
@@ -16,9 +20,9 @@ const SCTP_INITMSG: libc::c_int = 2;
 const SCTP_NODELAY: libc::c_int = 3;
 const SCTP_EVENTS: libc::c_int = 11;
 const SCTP_RECVRCVINFO: libc::c_int = 32;
+const SCTP_SOCKOPT_BINDX_ADD: libc::c_int = 100;
 const SCTP_SNDINFO: libc::c_int = 2;
-const AF_INET: libc::sa_family_t = 2;
-const AF_INET6: libc::sa_family_t = 10;
+const SCTP_RCVINFO: libc::c_int = 3;
 const MSG_NOTIFICATION: libc::c_int = 0x8000;
 
 #[repr(C)]
@@ -48,6 +52,8 @@ pub enum Received {
         len: usize,
         /// Was this the end of the message?
         end: bool,
+        /// Which association it came on.
+        assoc: i32,
     },
     /// A notification.
     Notification {
@@ -58,6 +64,40 @@ pub enum Received {
     WouldBlock,
     /// The association is over.
     Closed,
+}
+
+/// Where a socket's associations live (RFC 6458, section 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// A socket each.
+    OneToOne,
+    /// All on one socket.
+    OneToMany,
+}
+
+/// An association and the socket it is on.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// Shared by all associations of a one-to-many socket.
+    pub socket: Rc<Socket>,
+    /// The association's id; 0 on a one-to-one socket.
+    pub id: i32,
+}
+
+impl From<Socket> for Line {
+    fn from(socket: Socket) -> Self {
+        Self {
+            socket: Rc::new(socket),
+            id: 0,
+        }
+    }
+}
+
+impl Line {
+    /// Sends one message; false when the socket takes no more now.
+    pub fn send(&self, stream: u16, bytes: &[u8]) -> io::Result<bool> {
+        self.socket.send_on(self.id, stream, bytes)
+    }
 }
 
 /// An SCTP socket.
@@ -71,24 +111,21 @@ impl AsFd for Socket {
 }
 
 impl Socket {
-    /// A new one-to-one socket with the options both programs use.
-    fn new(addr: &SocketAddr) -> io::Result<Self> {
-        let family = if addr.is_ipv4() {
-            libc::AF_INET
-        } else {
-            libc::AF_INET6
+    /// A new socket for these addresses, with the options all programs use.
+    fn new(addrs: &[SocketAddr], style: Style) -> io::Result<Self> {
+        let v6 = addrs.iter().any(SocketAddr::is_ipv6);
+        let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+        let kind = match style {
+            Style::OneToOne => libc::SOCK_STREAM,
+            Style::OneToMany => libc::SOCK_SEQPACKET,
         };
         // SAFETY: no pointers are passed.
-        let fd = owned(unsafe {
-            libc::socket(
-                family,
-                libc::SOCK_STREAM | libc::SOCK_CLOEXEC,
-                libc::IPPROTO_SCTP,
-            )
-        })?;
+        let fd =
+            owned(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, libc::IPPROTO_SCTP) })?;
         let socket = Self(fd);
-        if addr.is_ipv6() {
-            socket.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1i32)?;
+        if v6 {
+            let only = i32::from(addrs.iter().all(SocketAddr::is_ipv6));
+            socket.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &only)?;
         }
         socket.set(libc::SOL_SOCKET, libc::SO_REUSEADDR, &1i32)?;
         let init = InitMsg {
@@ -104,12 +141,12 @@ impl Socket {
 
     /// A socket that is neither bound nor connected, of the address's family.
     pub fn fresh(like: &SocketAddr) -> io::Result<Self> {
-        Self::new(like)
+        Self::new(&[*like], Style::OneToOne)
     }
 
     /// A bound socket that does not listen.
     pub fn bound(addr: SocketAddr) -> io::Result<Self> {
-        let socket = Self::new(&addr)?;
+        let socket = Self::new(&[addr], Style::OneToOne)?;
         socket.bind(addr)?;
         Ok(socket)
     }
@@ -117,6 +154,34 @@ impl Socket {
     /// Binds the socket.
     pub fn bind(&self, addr: SocketAddr) -> io::Result<()> {
         self.with_addr(addr, libc::bind)
+    }
+
+    /// Binds the socket to all of these, which share a port.
+    fn bind_all(&self, addrs: &[SocketAddr]) -> io::Result<()> {
+        let mut addrs = addrs.iter();
+        if let Some(first) = addrs.next() {
+            self.bind(*first)?;
+        }
+        for addr in addrs {
+            self.add_addr(*addr)?;
+        }
+        Ok(())
+    }
+
+    /// `sctp_bindx()` of one more address.
+    fn add_addr(&self, addr: SocketAddr) -> io::Result<()> {
+        let (storage, len) = sockaddr(addr);
+        // SAFETY: the kernel reads `len` bytes of `storage`, which holds as many.
+        check(unsafe {
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                libc::IPPROTO_SCTP,
+                SCTP_SOCKOPT_BINDX_ADD,
+                std::ptr::from_ref(&storage).cast(),
+                len,
+            )
+        })
+        .map(|_| ())
     }
 
     /// Options that also hold for accepted sockets: notifications, stream numbers, no delay.
@@ -151,20 +216,20 @@ impl Socket {
             .map(|_| ())
     }
 
-    /// A non-blocking listener.
-    pub fn listen(addr: SocketAddr) -> io::Result<Self> {
-        let socket = Self::new(&addr)?;
-        socket.with_addr(addr, libc::bind)?;
+    /// A non-blocking listener on all of these addresses.
+    pub fn listen(addrs: &[SocketAddr], style: Style) -> io::Result<Self> {
+        let socket = Self::new(addrs, style)?;
+        socket.bind_all(addrs)?;
         // SAFETY: no pointers are passed.
         check(unsafe { libc::listen(socket.0.as_raw_fd(), 128) })?;
         socket.set_nonblocking()?;
         Ok(socket)
     }
 
-    /// A connected, non-blocking socket.
-    pub fn connect(from: SocketAddr, to: SocketAddr) -> io::Result<Self> {
-        let socket = Self::new(&to)?;
-        socket.with_addr(from, libc::bind)?;
+    /// A connected, non-blocking socket, bound to all of `from`.
+    pub fn connect(from: &[SocketAddr], to: SocketAddr) -> io::Result<Self> {
+        let socket = Self::new(from, Style::OneToOne)?;
+        socket.bind_all(from)?;
         socket.with_addr(to, libc::connect)?;
         socket.set_nonblocking()?;
         Ok(socket)
@@ -208,14 +273,19 @@ impl Socket {
             .map(|_| ())
     }
 
-    /// Sends one message; false when the socket takes no more now.
+    /// Sends one message on a one-to-one socket; false when it takes no more now.
     pub fn send(&self, stream: u16, bytes: &[u8]) -> io::Result<bool> {
+        self.send_on(0, stream, bytes)
+    }
+
+    /// Sends one message on an association, which a one-to-one socket does not look at.
+    fn send_on(&self, assoc_id: i32, stream: u16, bytes: &[u8]) -> io::Result<bool> {
         let info = SndInfo {
             sid: stream,
             flags: 0,
             ppid: 18u32.to_be(),
             context: 0,
-            assoc_id: 0,
+            assoc_id,
         };
         let mut iov = libc::iovec {
             iov_base: bytes.as_ptr().cast_mut().cast(),
@@ -288,43 +358,27 @@ impl Socket {
             Received::Data {
                 len,
                 end: msg.msg_flags & libc::MSG_EOR != 0,
+                assoc: assoc_of(&msg),
             }
         })
     }
 }
 
-fn sockaddr(addr: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
-    // SAFETY: all-zero is a valid sockaddr_storage.
-    let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
-    let base = std::ptr::from_mut(&mut storage);
-    let len = match addr.ip() {
-        IpAddr::V4(ip) => {
-            let sin = libc::sockaddr_in {
-                sin_family: AF_INET,
-                sin_port: addr.port().to_be(),
-                sin_addr: libc::in_addr {
-                    s_addr: u32::from_ne_bytes(ip.octets()),
-                },
-                sin_zero: [0; 8],
-            };
-            // SAFETY: sockaddr_storage is larger than sockaddr_in and at least as aligned.
-            unsafe { base.cast::<libc::sockaddr_in>().write(sin) };
-            mem::size_of::<libc::sockaddr_in>()
+/// The association a message came on, of `struct sctp_rcvinfo` (RFC 6458, section 5.3.5).
+fn assoc_of(msg: &libc::msghdr) -> i32 {
+    const ASSOC_ID: usize = 24;
+    // SAFETY: the kernel has filled in the control messages, and the first, when it is of this type, is 28 bytes long.
+    unsafe {
+        let cmsg = libc::CMSG_FIRSTHDR(msg);
+        if cmsg.is_null()
+            || (*cmsg).cmsg_level != libc::IPPROTO_SCTP
+            || (*cmsg).cmsg_type != SCTP_RCVINFO
+        {
+            return 0;
         }
-        IpAddr::V6(ip) => {
-            let sin6 = libc::sockaddr_in6 {
-                sin6_family: AF_INET6,
-                sin6_port: addr.port().to_be(),
-                sin6_flowinfo: 0,
-                sin6_addr: libc::in6_addr {
-                    s6_addr: ip.octets(),
-                },
-                sin6_scope_id: 0,
-            };
-            // SAFETY: sockaddr_storage is larger than sockaddr_in6 and at least as aligned.
-            unsafe { base.cast::<libc::sockaddr_in6>().write(sin6) };
-            mem::size_of::<libc::sockaddr_in6>()
-        }
-    };
-    (storage, libc::socklen_t::try_from(len).unwrap_or(0))
+        libc::CMSG_DATA(cmsg)
+            .add(ASSOC_ID)
+            .cast::<i32>()
+            .read_unaligned()
+    }
 }

@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::Result;
 
-use super::{mme, Scenario};
+use super::{
+    mme::{self, Talk},
+    Scenario,
+};
 use crate::{
     artefacts::Needs,
     lab::{Lab, Plan},
@@ -53,6 +56,19 @@ pub(super) const LOSSY: Scenario = Scenario {
     run,
 };
 
+pub(super) const MANY: Scenario = Scenario {
+    name: "sctp-migrate-many",
+    about: "the same with all associations on one one-to-many socket, each with two addresses on either side",
+    in_all: true,
+    keep: false,
+    plan: Plan {
+        needs: Needs::Everything,
+        dest: true,
+        wire: WIRE,
+    },
+    run: many,
+};
+
 pub(super) const DEMO: Scenario = Scenario {
     name: "demo",
     about: "an MME moves from one machine to another, and its 16 eNBs do not notice",
@@ -69,6 +85,16 @@ pub(super) const DEMO: Scenario = Scenario {
 fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let talk = mme::start(lab)?;
     tell.step("peer:   16 associations to the server, half of them IPv6, 20 messages a second each way on each");
+    moves(lab, &talk, outcome, tell)
+}
+
+fn many(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+    let talk = mme::start_with(lab, mme::Sockets::One)?;
+    tell.step("peer:   16 associations of two paths each to one socket, 20 messages a second each way on each");
+    moves(lab, &talk, outcome, tell)
+}
+
+fn moves(lab: &mut Lab, talk: &Talk, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let talking = SystemTime::now();
     thread::sleep(Duration::from_secs(3));
     let before = mme::snapshot(&mut lab.peer, talk.peer)?;
@@ -79,7 +105,7 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     };
     let window = migrate::migrate(lab, &what, outcome, tell)?;
     thread::sleep(Duration::from_secs(4));
-    let after = mme::settle(lab, &talk)?;
+    let after = mme::settle(lab, talk)?;
     tell.step("peer:   both sides stopped and compared what they sent with what arrived");
     let wire = lab.wire(mme::PORT, window.began, SystemTime::now())?;
     let since = SystemTime::now()

@@ -51,6 +51,7 @@ pub const ALL: &[Scenario] = &[
     migrate_socat::SCENARIO,
     migrate_mme::SCENARIO,
     migrate_mme::LOSSY,
+    migrate_mme::MANY,
     bad_input::SCENARIO,
     companion::SCENARIO,
     dkms::SCENARIO,

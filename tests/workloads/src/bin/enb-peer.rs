@@ -24,6 +24,9 @@ struct Options {
     /// Server address and port; associations take turns when there are several
     #[arg(long, required = true)]
     connect: Vec<SocketAddr>,
+    /// Bind each association to all --bind addresses
+    #[arg(long)]
+    multi_homed: bool,
     /// Number of associations
     #[arg(long, default_value_t = 16)]
     associations: u16,
@@ -43,21 +46,28 @@ fn main() -> anyhow::Result<()> {
     let mut assocs = Vec::new();
     let pairs = options.bind.iter().zip(&options.connect).cycle();
     for (number, (bind, to)) in (0..options.associations).zip(pairs) {
-        let from = SocketAddr::new(bind.ip(), bind.port() + number);
+        let from: Vec<SocketAddr> = if options.multi_homed {
+            &options.bind[..]
+        } else {
+            std::slice::from_ref(bind)
+        }
+        .iter()
+        .map(|addr| SocketAddr::new(addr.ip(), bind.port() + number))
+        .collect();
         let socket =
-            connect(from, *to).with_context(|| format!("cannot connect from {from} to {to}"))?;
+            connect(&from, *to).with_context(|| format!("cannot connect from {from:?} to {to}"))?;
         assocs.push((socket, u32::from(number) + 1));
     }
     let mut engine = Engine::new("enb-peer", options.status, options.rate)?;
     for (socket, number) in assocs {
-        engine.add_assoc(Assoc::new(socket, Some(number)))?;
+        engine.add_assoc(Assoc::new(socket.into(), Some(number)))?;
     }
     engine.run()?;
     Ok(())
 }
 
 /// Connects, patiently: the server may be starting still.
-fn connect(from: SocketAddr, to: SocketAddr) -> std::io::Result<Socket> {
+fn connect(from: &[SocketAddr], to: SocketAddr) -> std::io::Result<Socket> {
     let began = Instant::now();
     loop {
         match Socket::connect(from, to) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! An MME-like server: each eNB is an association of its own, accepted as a socket of its own.
+//! An MME-like server: each eNB is an association, accepted as a socket of its own or, with `--one-to-many`, all on one
+//! multi-homed socket.
 //!
 //! SIGUSR1 writes the status file, SIGTERM ends the program.
 
@@ -7,7 +8,10 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context;
 use clap::Parser;
-use telecr_workloads::{engine::Engine, sctp::Socket};
+use telecr_workloads::{
+    engine::Engine,
+    sctp::{Socket, Style},
+};
 
 /// MME-like SCTP server with numbered messages
 #[derive(Parser)]
@@ -15,6 +19,9 @@ struct Options {
     /// Address and port to listen on; may be given several times
     #[arg(long, required = true)]
     listen: Vec<SocketAddr>,
+    /// One socket for all associations, bound to all addresses
+    #[arg(long)]
+    one_to_many: bool,
     /// Messages per second to each association
     #[arg(long, default_value_t = 20)]
     rate: u64,
@@ -26,9 +33,16 @@ struct Options {
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let mut engine = Engine::new("mme-server", options.status, options.rate)?;
-    for addr in options.listen {
-        let socket = Socket::listen(addr).with_context(|| format!("cannot listen on {addr}"))?;
-        engine.add_listener(socket)?;
+    if options.one_to_many {
+        let socket = Socket::listen(&options.listen, Style::OneToMany)
+            .with_context(|| format!("cannot listen on {:?}", options.listen))?;
+        engine.set_hub(socket)?;
+    } else {
+        for addr in options.listen {
+            let socket = Socket::listen(&[addr], Style::OneToOne)
+                .with_context(|| format!("cannot listen on {addr}"))?;
+            engine.add_listener(socket)?;
+        }
     }
     engine.run()?;
     Ok(())

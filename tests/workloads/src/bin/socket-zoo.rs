@@ -17,7 +17,7 @@ use std::{
 use anyhow::{ensure, Context, Result};
 use clap::{Parser, Subcommand};
 use telecr_workloads::{
-    sctp::{Received, Socket},
+    sctp::{Received, Socket, Style},
     sys::{self, Epoll},
     zoo::{self, Look},
 };
@@ -62,7 +62,7 @@ fn main() -> Result<()> {
 }
 
 fn keep(listen: SocketAddr, report: &Path) -> Result<()> {
-    let listener = Socket::listen(listen)?;
+    let listener = Socket::listen(&[listen], Style::OneToOne)?;
     odd_options(listener.as_fd())?;
     say(report, "listening")?;
     let (watched, shared) = (accept(&listener)?, accept(&listener)?);
@@ -153,7 +153,7 @@ fn visit(bind: SocketAddr, connect: SocketAddr, report: &Path) -> Result<()> {
     let mut sockets = Vec::new();
     for n in 0..4u16 {
         sockets.push(Socket::connect(
-            SocketAddr::new(bind.ip(), bind.port() + n),
+            &[SocketAddr::new(bind.ip(), bind.port() + n)],
             connect,
         )?);
     }
