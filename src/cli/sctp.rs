@@ -65,23 +65,18 @@ pub(super) fn dump(pid: i32, fd: i32, then_kill: bool, file: &Path) -> anyhow::R
         .with_context(|| format!("cannot reach descriptor {fd} of process {pid}"))?;
     let mut repair = Repair::open()?;
     repair.freeze(socket.as_fd())?;
-    let written = write(&mut repair, socket.as_fd(), file);
-    match written {
-        Ok(summary) if then_kill => {
+    let written = write(&mut repair, socket.as_fd(), file).and_then(|summary| {
+        if then_kill {
             // Still in repair mode: its end is silent.
             kill(Pid::from_raw(pid), Signal::SIGKILL)
                 .with_context(|| format!("cannot kill process {pid}"))?;
-            report("dumped", &summary);
         }
-        Ok(summary) => {
-            repair.release(socket.as_fd())?;
-            report("dumped", &summary);
-        }
-        Err(e) => {
-            repair.release(socket.as_fd())?;
-            return Err(e);
-        }
+        Ok(summary)
+    });
+    if !(then_kill && written.is_ok()) {
+        repair.release(socket.as_fd())?;
     }
+    report("dumped", &written?);
     Ok(())
 }
 

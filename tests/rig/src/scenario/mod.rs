@@ -2,6 +2,7 @@
 //! The scenarios and how one is run.
 
 mod bad_input;
+mod cli;
 mod companion;
 mod dkms;
 mod local;
@@ -48,6 +49,7 @@ pub const ALL: &[Scenario] = &[
     repair::SCENARIO,
     local::SCENARIO,
     sockets::SCENARIO,
+    cli::SCENARIO,
     migrate_socat::SCENARIO,
     migrate_mme::SCENARIO,
     migrate_mme::LOSSY,
