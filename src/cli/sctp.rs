@@ -14,7 +14,7 @@ use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 use telecr::sctp::repair::Repair;
-use telecr::sctp::{dump as sctp_dump, list as sctp_list, restore as sctp_restore};
+use telecr::sctp::{dump as sctp_dump, list as sctp_list, nudge, restore as sctp_restore};
 use telecr::{criu, image, lock};
 
 use super::table::Table;
@@ -105,7 +105,15 @@ pub(super) fn restore(file: &Path, command: &[OsString]) -> anyhow::Result<()> {
     let local: Vec<_> = summary.local.iter().map(std::net::SocketAddr::ip).collect();
     lock::unlock(&local)?;
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).context("cannot pass the socket on")?;
+    let mut nudges = Vec::new();
+    repair.associations(socket.as_fd(), |asoc| {
+        nudges.extend(nudge::nudges(&asoc));
+        Ok(())
+    })?;
     repair.wake(socket.as_fd())?;
+    if let Err(e) = nudge::send(&nudges) {
+        log::warn!("the peers may send again late: {e}");
+    }
     report("restored", &summary);
     let error = Command::new(program)
         .args(arguments)

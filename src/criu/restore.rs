@@ -14,6 +14,7 @@ use super::{departed, names, proc, sys};
 use crate::image;
 use crate::netlink::local_addresses;
 use crate::sctp::addr;
+use crate::sctp::nudge::{self, Nudge};
 use crate::sctp::repair::Repair;
 
 /// At init: walks every image in the directory and checks that this kernel can
@@ -92,13 +93,24 @@ impl Waker {
         // Packets must reach the sockets before these speak.
         let unlocked = unlock(pid, &mut repair, &sockets);
         let mut result = Ok(());
+        let mut nudges: Vec<Nudge> = Vec::new();
         for socket in &sockets {
-            let woken = repair.wake(socket.as_fd());
+            let woken = repair
+                .associations(socket.as_fd(), |asoc| {
+                    nudges.extend(nudge::nudges(&asoc));
+                    Ok(())
+                })
+                .and_then(|()| repair.wake(socket.as_fd()));
             let woken = woken.map_err(|source| Error::Repair {
                 what: format!("a socket of {pid}"),
                 source,
             });
             result = result.and(woken);
+        }
+        // Without them the peers wait for their timers: slower, but no failure.
+        let nudged = in_netns(pid, || nudge::send(&nudges).doing(|| "cannot send ICMP"));
+        if let Err(e) = nudged {
+            log::warn!("peers of {pid} may send again late: {e}");
         }
         result.and(unlocked).map(|()| sockets.len())
     }
@@ -130,7 +142,7 @@ impl Waker {
 }
 
 /// Removes the packet lock of the sockets' addresses, in the task's network
-/// namespace. A thread of its own goes there, so that CRIU stays where it is.
+/// namespace.
 fn unlock(pid: i32, repair: &mut Repair, sockets: &[OwnedFd]) -> Result<()> {
     let mut addresses: Vec<IpAddr> = Vec::new();
     for socket in sockets {
@@ -148,10 +160,7 @@ fn unlock(pid: i32, repair: &mut Repair, sockets: &[OwnedFd]) -> Result<()> {
                 .map(|a| a.ip()),
         );
     }
-    let pidfd = sys::pidfd_open(pid).doing(|| format!("cannot open process {pid}"))?;
-    let work = || -> Result<()> {
-        sys::enter_netns(pidfd.as_fd())
-            .doing(|| format!("cannot enter the network namespace of {pid}"))?;
+    in_netns(pid, || {
         if addresses.iter().any(IpAddr::is_unspecified) {
             // Bound to any address: all of them answer for the socket.
             addresses.extend(local_addresses().map_err(|e| Error::Other(e.to_string()))?);
@@ -161,14 +170,25 @@ fn unlock(pid: i32, repair: &mut Repair, sockets: &[OwnedFd]) -> Result<()> {
         addresses.dedup();
         crate::lock::unlock(&addresses)
             .map_err(|e| Error::Other(format!("cannot remove the packet lock: {e}")))
+    })
+}
+
+/// Works in the network namespace of a task. A thread of its own goes there, so
+/// that CRIU stays where it is.
+fn in_netns(pid: i32, work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    let pidfd = sys::pidfd_open(pid).doing(|| format!("cannot open process {pid}"))?;
+    let work = || -> Result<()> {
+        sys::enter_netns(pidfd.as_fd())
+            .doing(|| format!("cannot enter the network namespace of {pid}"))?;
+        work()
     };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
             .spawn_scoped(scope, work)
             .doing(|| "cannot start a thread")?;
-        thread.join().map_err(|_| {
-            Error::Other("the thread that removes the packet lock ended early".into())
-        })?
+        thread
+            .join()
+            .map_err(|_| Error::Other("a thread in the network namespace ended early".into()))?
     })
 }
 

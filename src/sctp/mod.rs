@@ -8,6 +8,7 @@
 //! | [`options`] | every socket option, how it is read and put back |
 //! | [`dump`] | a frozen socket into an image |
 //! | [`restore`] | an image into a frozen socket |
+//! | [`nudge`] | peers that wait for a timer send again at once |
 //! | [`list`] | the SCTP sockets of this host |
 //! | [`addr`] | `struct sockaddr` as bytes |
 
@@ -15,6 +16,7 @@ pub mod addr;
 pub mod dump;
 mod error;
 pub mod list;
+pub mod nudge;
 pub mod options;
 pub mod repair;
 pub mod restore;

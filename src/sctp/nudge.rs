@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Has a peer send again at once what it waits to send again.
+//!
+//! While an association was frozen the T3-rtx timer of its peer has doubled with
+//! each try, up to a minute (RFC 9260, 6.3.3 E2 and 7.3). Nothing that SCTP itself
+//! could say makes a sender retransmit before that timer fires: a SACK of nothing
+//! new does not, nor a HEARTBEAT. What does is an ICMP "Fragmentation Needed" or
+//! "Packet Too Big" of less than the path MTU in use: all that is outstanding goes
+//! again in the new size (RFC 9260, 7.2.4; `sctp_icmp_frag_needed()` in Linux), and
+//! the congestion window is left alone. So one is sent that asks for four bytes
+//! less. The peer forgets it after a while, ten minutes in Linux
+//! (`net.ipv4.route.mtu_expires`); one that still remembers an earlier one, or whose
+//! network drops ICMP, waits for its timer.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use etherparse::{icmpv4, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type};
+use etherparse::{IpNumber, Ipv4Header, Ipv6Header};
+use nix::sys::socket::{
+    sendto, socket, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn,
+    SockaddrIn6,
+};
+
+use super::addr;
+use crate::proto::Association;
+
+/// Bytes of the path MTU given up; SCTP packets are a multiple of it.
+const LESS: u32 = 4;
+/// IPv6 knows no smaller link (RFC 8200, 5), IPv4 none that telecr would ask for.
+const LEAST: u32 = 1280;
+
+/// What one ICMP message is about: packets of an association from a peer to one of
+/// the addresses it knows this host by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nudge {
+    /// The peer's address and port.
+    peer: SocketAddr,
+    /// The address and port of this host.
+    local: SocketAddr,
+    /// Verification tag of the packets this host gets.
+    tag: u32,
+    /// IP packet size to ask for, in bytes.
+    mtu: u32,
+}
+
+/// The messages that wake one association's peer; none while there is no
+/// association yet, and none over UDP (RFC 6951), whose datagrams are of no interest
+/// to the SCTP of the peer.
+#[must_use]
+pub fn nudges(asoc: &Association) -> Vec<Nudge> {
+    let (Some(tag), None | Some(0)) = (asoc.my_vtag, asoc.encap_port) else {
+        return Vec::new();
+    };
+    let mut found: Vec<Nudge> = Vec::new();
+    let port = |p: Option<u32>| p.and_then(|p| u16::try_from(p).ok()).unwrap_or_default();
+    let (here, there) = (port(asoc.local_port), port(asoc.peer_port));
+    for local in asoc.local_addrs.iter().filter_map(|a| addr::parse(a)) {
+        let local = plain(local, here);
+        // Any one of the peer's addresses of this family will do: its packets to
+        // `local` are found by the destination and the ports.
+        let path = asoc.paths.iter().find_map(|p| {
+            let peer = plain(p.addr.as_deref().and_then(addr::parse)?, there);
+            let mtu = p.pathmtu?.checked_sub(LESS).filter(|m| *m >= LEAST)?;
+            (peer.is_ipv4() == local.is_ipv4()).then_some((peer, mtu))
+        });
+        if let Some((peer, mtu)) = path {
+            found.push(Nudge {
+                peer,
+                local,
+                tag,
+                mtu,
+            });
+        }
+    }
+    found
+}
+
+/// An IPv4-mapped address is IPv4 on the wire.
+fn plain(a: SocketAddr, port: u16) -> SocketAddr {
+    match (a.ip().to_canonical(), a) {
+        (IpAddr::V6(ip), SocketAddr::V6(a)) => SocketAddrV6::new(ip, port, 0, a.scope_id()).into(),
+        (ip, _) => SocketAddr::new(ip, port),
+    }
+}
+
+/// Sends them from the current network namespace. Call it when the associations are
+/// awake and nothing drops their packets any more.
+///
+/// # Errors
+/// No raw socket (CAP_NET_RAW), or the first message that could not be sent; the
+/// others have been tried.
+pub fn send(nudges: &[Nudge]) -> io::Result<()> {
+    let open = |family, protocol| socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol);
+    let (mut v4, mut v6): (Option<OwnedFd>, Option<OwnedFd>) = (None, None);
+    let mut result = Ok(());
+    for nudge in nudges {
+        let bytes = nudge.message();
+        let sent = match nudge.peer {
+            SocketAddr::V4(peer) => {
+                let fd = match v4.take() {
+                    Some(fd) => fd,
+                    None => open(AddressFamily::Inet, SockProtocol::Icmp)?,
+                };
+                let to = SockaddrIn::from(SocketAddrV4::new(*peer.ip(), 0));
+                let sent = sendto(fd.as_raw_fd(), &bytes, &to, MsgFlags::MSG_DONTWAIT);
+                v4 = Some(fd);
+                sent
+            }
+            SocketAddr::V6(peer) => {
+                let fd = match v6.take() {
+                    Some(fd) => fd,
+                    None => open(AddressFamily::Inet6, SockProtocol::IcmpV6)?,
+                };
+                let to = SockaddrIn6::from(SocketAddrV6::new(*peer.ip(), 0, 0, peer.scope_id()));
+                let sent = sendto(fd.as_raw_fd(), &bytes, &to, MsgFlags::MSG_DONTWAIT);
+                v6 = Some(fd);
+                sent
+            }
+        };
+        result = result.and(sent.map(drop).map_err(io::Error::from));
+    }
+    result
+}
+
+impl Nudge {
+    /// The ICMP message: its header, and the front of a packet it answers.
+    fn message(&self) -> Vec<u8> {
+        // Ports and tag are all of an SCTP packet that matters (RFC 9260, appendix C).
+        let mut sctp = Vec::with_capacity(8);
+        sctp.extend(self.peer.port().to_be_bytes());
+        sctp.extend(self.local.port().to_be_bytes());
+        sctp.extend(self.tag.to_be_bytes());
+        match (self.peer.ip(), self.local.ip()) {
+            (IpAddr::V4(peer), IpAddr::V4(local)) => self.message4(peer, local, &sctp),
+            (IpAddr::V6(peer), IpAddr::V6(local)) => self.message6(peer, local, &sctp),
+            _ => Vec::new(),
+        }
+    }
+
+    fn message4(&self, peer: Ipv4Addr, local: Ipv4Addr, sctp: &[u8]) -> Vec<u8> {
+        let mut ip = Ipv4Header {
+            total_len: u16::try_from(self.mtu.saturating_add(LESS)).unwrap_or(u16::MAX),
+            time_to_live: 64,
+            protocol: IpNumber::SCTP,
+            source: peer.octets(),
+            destination: local.octets(),
+            dont_fragment: true,
+            ..Ipv4Header::default()
+        };
+        ip.header_checksum = ip.calc_header_checksum();
+        let payload = [&ip.to_bytes()[..], sctp].concat();
+        let next_hop_mtu = u16::try_from(self.mtu).unwrap_or(u16::MAX);
+        let kind = Icmpv4Type::DestinationUnreachable(
+            icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu },
+        );
+        let header = Icmpv4Header::with_checksum(kind, &payload).to_bytes();
+        [&header[..], &payload].concat()
+    }
+
+    fn message6(&self, peer: Ipv6Addr, local: Ipv6Addr, sctp: &[u8]) -> Vec<u8> {
+        let ip = Ipv6Header {
+            payload_length: u16::try_from(self.mtu.saturating_add(LESS))
+                .unwrap_or(u16::MAX)
+                .saturating_sub(40),
+            next_header: IpNumber::SCTP,
+            hop_limit: 64,
+            source: peer.octets(),
+            destination: local.octets(),
+            ..Ipv6Header::default()
+        };
+        let payload = [&ip.to_bytes()[..], sctp].concat();
+        // The kernel fills in the checksum, which covers the source it chooses.
+        let header = Icmpv6Header::new(Icmpv6Type::PacketTooBig { mtu: self.mtu }).to_bytes();
+        [&header[..], &payload].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Path;
+
+    fn asoc(local: &[&str], peer: &[&str], mtu: u32) -> Association {
+        let bytes = |a: &&str| addr::bytes(a.parse().unwrap());
+        Association {
+            my_vtag: Some(0x0102_0304),
+            local_port: Some(36412),
+            peer_port: Some(5000),
+            local_addrs: local.iter().map(bytes).collect(),
+            paths: peer
+                .iter()
+                .map(|a| Path {
+                    addr: Some(bytes(a)),
+                    pathmtu: Some(mtu),
+                    ..Path::default()
+                })
+                .collect(),
+            ..Association::default()
+        }
+    }
+
+    #[test]
+    fn a_message_quotes_a_packet_of_the_peer() {
+        let found = nudges(&asoc(&["192.0.2.1:36412"], &["192.0.2.9:5000"], 1500));
+        let [nudge] = found[..] else {
+            panic!("{found:?}")
+        };
+        let bytes = nudge.message();
+        // Type 3, code 4, next-hop MTU 1496.
+        assert_eq!(bytes[..2], [3, 4]);
+        assert_eq!(bytes[6..8], 1496u16.to_be_bytes());
+        // Quoted: from the peer to us, SCTP, both ports, our tag.
+        assert_eq!(bytes[8 + 9], 132);
+        assert_eq!(bytes[8 + 12..8 + 16], [192, 0, 2, 9]);
+        assert_eq!(bytes[8 + 16..8 + 20], [192, 0, 2, 1]);
+        assert_eq!(bytes[28..30], 5000u16.to_be_bytes());
+        assert_eq!(bytes[30..32], 36412u16.to_be_bytes());
+        assert_eq!(bytes[32..], [1, 2, 3, 4]);
+        // RFC 1071: the sum over a message with its checksum is all ones.
+        let sum = bytes
+            .chunks(2)
+            .map(|c| u32::from(u16::from_be_bytes([c[0], c[1]])))
+            .sum::<u32>();
+        assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff);
+    }
+
+    #[test]
+    fn each_local_address_gets_one_of_its_family() {
+        let both = asoc(
+            &["[::ffff:192.0.2.1]:36412", "[2001:db8::1]:36412"],
+            &["[2001:db8::9]:5000", "192.0.2.9:5000"],
+            9000,
+        );
+        let found = nudges(&both);
+        let pairs: Vec<String> = found
+            .iter()
+            .map(|n| format!("{} {} {}", n.local, n.peer, n.mtu))
+            .collect();
+        assert_eq!(
+            pairs,
+            [
+                "192.0.2.1:36412 192.0.2.9:5000 8996",
+                "[2001:db8::1]:36412 [2001:db8::9]:5000 8996"
+            ]
+        );
+        let message = found[1].message();
+        assert_eq!(message[..2], [2, 0]);
+        assert_eq!(message[4..8], 8996u32.to_be_bytes());
+        assert_eq!(message.len(), 8 + 40 + 8);
+    }
+
+    #[test]
+    fn small_links_and_tunnels_are_left_alone() {
+        assert!(nudges(&asoc(&["192.0.2.1:1"], &["192.0.2.9:2"], 1280)).is_empty());
+        assert!(nudges(&asoc(&["192.0.2.1:1"], &["192.0.2.9:2"], 0)).is_empty());
+        let mut tunnel = asoc(&["192.0.2.1:1"], &["192.0.2.9:2"], 1500);
+        tunnel.encap_port = Some(9899);
+        assert!(nudges(&tunnel).is_empty());
+    }
+}
