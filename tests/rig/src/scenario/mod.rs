@@ -12,6 +12,7 @@ mod mme;
 mod repair;
 mod sockets;
 mod stock;
+mod wakeup;
 
 use std::{
     fs,
@@ -54,6 +55,7 @@ pub const ALL: &[Scenario] = &[
     migrate_mme::SCENARIO,
     migrate_mme::LOSSY,
     migrate_mme::MANY,
+    wakeup::SCENARIO,
     bad_input::SCENARIO,
     companion::SCENARIO,
     dkms::SCENARIO,

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! After an outage long enough for the peers' timers to back off, the conversation goes on at once in both directions.
+
+use std::{
+    fs, thread,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{ensure, Context, Result};
+
+use super::{mme, Scenario};
+use crate::{
+    artefacts::Needs,
+    capture::wake::{self, Wake},
+    lab::{Lab, Plan},
+    migrate,
+    narrate::Narrator,
+    outcome::Outcome,
+    switch::Wire,
+};
+
+/// Long enough for intervals of 1, 2, 4 and 8 s, and short of the next, which ends at 31 s.
+const OUTAGE: Duration = Duration::from_secs(20);
+
+/// No timer is shorter (RFC 9260, 16).
+const RTO_MIN: Duration = Duration::from_secs(1);
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "sctp-wakeup",
+    about:
+        "after 20 s of silence the peers, whose timers have backed off, go on within a round trip",
+    in_all: true,
+    keep: false,
+    plan: Plan {
+        needs: Needs::Everything,
+        dest: false,
+        wire: Wire {
+            delay: Duration::from_millis(2),
+            loss: 0,
+        },
+    },
+    run,
+};
+
+fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+    let talk = mme::start(lab)?;
+    thread::sleep(Duration::from_secs(2));
+    let before = mme::snapshot(&mut lab.peer, talk.peer)?;
+    lab.source.sh(&migrate::lock(&mme::addresses()))?;
+    let began = SystemTime::now();
+    let out = migrate::dump(&mut lab.source, talk.server, &[])?;
+    migrate::must("source", "criu dump", &out)?;
+    tell.step("source: the server is gone, and its peers retransmit in vain");
+    thread::sleep(OUTAGE.saturating_sub(began.elapsed().unwrap_or_default()));
+    let out = migrate::restore(&mut lab.source)?;
+    migrate::must("source", "criu restore", &out)?;
+    tell.step("source: the server is back");
+    thread::sleep(Duration::from_secs(2));
+    let after = mme::settle(lab, &talk)?;
+    mme::judge(&before, &after, outcome);
+    let wire = lab.wire(mme::PORT, began, SystemTime::now())?;
+    wire.judge(outcome);
+
+    let woken = wake::wakes(&fs::read(lab.capture())?, mme::PORT, began);
+    ensure!(
+        woken.len() == mme::ASSOCIATIONS,
+        "the capture shows {} associations fall silent and wake",
+        woken.len()
+    );
+    judge(&woken, outcome)
+}
+
+fn judge(woken: &[Wake], outcome: &mut Outcome) -> Result<()> {
+    let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let most = |of: fn(&Wake) -> Duration| woken.iter().map(of).max().context("no association");
+    let least = |of: fn(&Wake) -> Duration| woken.iter().map(of).min().context("no association");
+    outcome.figure("outage_ms", ms(least(|w| w.outage)?));
+    outcome.figure("round_trip_ms", ms(most(|w| w.round_trip)?));
+    outcome.figure("first_down_ms", ms(most(|w| w.down)?));
+    outcome.figure("first_up_ms", ms(most(|w| w.up)?));
+    // Round-trip times differ, so some timers may be about to fire by chance: those prove nothing.
+    let proofs: Vec<&Wake> = woken.iter().filter(|w| w.timer >= RTO_MIN).collect();
+    ensure!(
+        2 * proofs.len() >= woken.len(),
+        "the timers of {} peers fired at the end of the outage",
+        woken.len() - proofs.len()
+    );
+    let timer = proofs.iter().map(|w| w.timer).min().unwrap_or_default();
+    outcome.figure("timer_left_ms", ms(timer));
+    let late = proofs.iter().filter(|w| w.up * 4 > w.timer).count();
+    outcome.require(late == 0, || {
+        format!("{late} peers waited for their timer before they sent again")
+    });
+    Ok(())
+}
