@@ -89,6 +89,7 @@ fn probe(image: &Image, agent: &Path) -> bool {
                 kvm: true,
                 slowdown: slowdown(),
             },
+            memory_mib: 640,
             boot_seconds: 6.0,
         };
         Guest::boot(&setup).is_ok()

@@ -24,10 +24,24 @@ pub enum Needs {
     Patched,
     /// The workloads, telecr and its plugin, and the patched module.
     Everything,
-    /// The same, with no `sctp.ko` loaded on source and destination.
+    /// The same, in larger guests.
+    Bench,
+    /// Everything, with no `sctp.ko` loaded on source and destination.
     Unloaded,
     /// The patched module, and the tests of the library and of the series that need it.
     Tests,
+}
+
+impl Needs {
+    /// Memory of a guest, in MiB.
+    #[must_use]
+    pub fn memory_mib(self) -> u32 {
+        if self == Self::Bench {
+            3072
+        } else {
+            640
+        }
+    }
 }
 
 /// Where the patched modules lie in a guest.
@@ -109,9 +123,9 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
         &["--package", "telecr", "--package", "telecr_plugin"],
     ]
     .concat();
-    let all = matches!(needs, Needs::Everything | Needs::Unloaded);
+    let all = matches!(needs, Needs::Everything | Needs::Bench | Needs::Unloaded);
     let made = cargo(if all { &everything } else { &workloads }, &[])?;
-    for name in ["mme-server", "enb-peer", "socket-zoo"] {
+    for name in ["mme-server", "enb-peer", "socket-zoo", "bench-conns"] {
         payload.add(&format!("/usr/bin/{name}"), 0o755, &find(&made, name)?)?;
     }
     if all {

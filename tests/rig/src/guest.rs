@@ -44,6 +44,8 @@ pub struct Setup<'a> {
     pub port: Option<PathBuf>,
     /// KVM or TCG.
     pub accel: Accel,
+    /// Its memory.
+    pub memory_mib: u32,
     /// How long it may take to its ready line, before scaling.
     pub boot_seconds: f64,
 }
@@ -296,7 +298,8 @@ fn command(setup: &Setup<'_>, agent: &Path) -> Command {
         "-smp",
         "1",
     ]);
-    c.args(["-m", "640"]).args(setup.accel.options());
+    c.args(["-m", &setup.memory_mib.to_string()])
+        .args(setup.accel.options());
     c.arg("-kernel")
         .arg(image.kernel())
         .arg("-initrd")

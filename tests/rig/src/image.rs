@@ -28,6 +28,8 @@ const PACKAGES: &[&str] = &[
     "kmod",
     "procps",
     "strace",
+    "iptables",
+    "iperf3",
 ];
 
 /// Modules that must be there before the root disk can be mounted and the rig be heard.

@@ -98,6 +98,7 @@ impl Lab {
                 initrd: &initrd,
                 port,
                 accel,
+                memory_mib: plan.needs.memory_mib(),
                 boot_seconds: 30.0,
             };
             let mut guest = Guest::boot(&setup)?;

@@ -2,6 +2,7 @@
 //! The scenarios and how one is run.
 
 mod bad_input;
+mod bench;
 mod cli;
 mod companion;
 mod dkms;
@@ -59,6 +60,7 @@ pub const ALL: &[Scenario] = &[
     bad_input::SCENARIO,
     companion::SCENARIO,
     dkms::SCENARIO,
+    bench::SCENARIO,
     migrate_mme::DEMO,
 ];
 
