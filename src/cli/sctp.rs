@@ -13,6 +13,7 @@ use anyhow::{bail, Context as _};
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
+use telecr::netlink::local_addresses;
 use telecr::sctp::repair::Repair;
 use telecr::sctp::{dump as sctp_dump, list as sctp_list, nudge, restore as sctp_restore};
 use telecr::{criu, image, lock};
@@ -101,7 +102,7 @@ pub(super) fn restore(file: &Path, command: &[OsString]) -> anyhow::Result<()> {
     let input = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut reader = image::open(input).with_context(|| file.display().to_string())?;
     let mut repair = Repair::open()?;
-    let (socket, summary) = sctp_restore::restore(&mut repair, &mut reader)?;
+    let (socket, summary) = sctp_restore::restore(&mut repair, &mut reader, &local_addresses()?)?;
     let local: Vec<_> = summary.local.iter().map(std::net::SocketAddr::ip).collect();
     lock::unlock(&local)?;
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).context("cannot pass the socket on")?;

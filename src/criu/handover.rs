@@ -177,7 +177,9 @@ fn transfer(
                     )
                     .map(drop);
             }
-            result = result.and(close(inj, fd));
+        }
+        for (first, last) in runs(&received) {
+            result = result.and(close_range(inj, first, last));
         }
         result?;
         if received.len() != batch.len() {
@@ -189,6 +191,24 @@ fn transfer(
         }
     }
     Ok(())
+}
+
+/// Runs of consecutive numbers, as `recvmsg` gives them where they are free.
+fn runs(fds: &[RawFd]) -> Vec<(RawFd, RawFd)> {
+    let mut runs: Vec<(RawFd, RawFd)> = Vec::new();
+    for &fd in fds {
+        match runs.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(fd) => *last = fd,
+            _ => runs.push((fd, fd)),
+        }
+    }
+    runs
+}
+
+fn close_range(inj: &mut Injector<'_>, first: RawFd, last: RawFd) -> Result<()> {
+    let args = [word(first), word(last), 0, 0, 0, 0];
+    inj.call("close_range", libc::SYS_close_range, args)
+        .map(drop)
 }
 
 /// Makes the task receive one message, and answers the numbers it got.
@@ -337,6 +357,13 @@ fn set_limit(pid: i32, limit: &libc::rlimit64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_closed_in_runs() {
+        assert_eq!(runs(&[]), []);
+        assert_eq!(runs(&[4]), [(4, 4)]);
+        assert_eq!(runs(&[4, 5, 6, 9, 11, 12]), [(4, 6), (9, 9), (11, 12)]);
+    }
 
     #[test]
     fn control_messages() {

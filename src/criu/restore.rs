@@ -4,10 +4,11 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{BufReader, ErrorKind};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::{Context, Error, Result};
 use super::{departed, names, proc, sys};
@@ -58,19 +59,38 @@ pub fn open(dir: BorrowedFd<'_>, id: i32) -> Result<Option<OwnedFd>> {
         Err(e) => return Err(e).doing(|| format!("cannot open {name}")),
     };
     let mut repair = open_repair()?;
-    let mut reader = image::open(file).map_err(|source| Error::Image {
+    // All images were walked at init: should this one have changed since, the
+    // reader notices, and nothing is left.
+    let reader = image::Reader::new(BufReader::new(file));
+    let mut reader = reader.map_err(|source| Error::Image {
         what: name.clone(),
         source,
     })?;
+    let failed = |source| Error::Repair {
+        what: name.clone(),
+        source,
+    };
+    let here = here().map_err(|e| failed(e.into()))?;
     let (socket, summary) =
-        crate::sctp::restore::restore(&mut repair, &mut reader).map_err(|source| {
-            Error::Repair {
-                what: name.clone(),
-                source,
-            }
-        })?;
+        crate::sctp::restore::restore(&mut repair, &mut reader, &here).map_err(failed)?;
     log::info!("{name}: restored, {summary:?}");
     Ok(Some(socket))
+}
+
+/// The addresses of the network namespace the task restores its files in: read
+/// once for all of its sockets.
+fn here() -> crate::netlink::Result<Arc<HashSet<IpAddr>>> {
+    static OF_TASK: Mutex<Option<(i32, Arc<HashSet<IpAddr>>)>> = Mutex::new(None);
+    let mut known = OF_TASK.lock().unwrap_or_else(PoisonError::into_inner);
+    let me = sys::my_pid();
+    match &*known {
+        Some((pid, addresses)) if *pid == me => Ok(Arc::clone(addresses)),
+        _ => {
+            let addresses = Arc::new(local_addresses()?);
+            *known = Some((me, Arc::clone(&addresses)));
+            Ok(addresses)
+        }
+    }
 }
 
 /// At `RESUME_DEVICES_LATE`: wakes the frozen sockets of the tasks, each once.

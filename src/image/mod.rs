@@ -5,6 +5,8 @@
 //! An image is untrusted: every length is checked before it is used, and
 //! whatever this build does not know is refused by name.
 
+use std::sync::LazyLock;
+
 mod error;
 pub(crate) mod json;
 mod reader;
@@ -25,16 +27,21 @@ pub const KIND_SCTP_SOCKET: &str = "sctp-socket";
 /// No record is longer.
 pub(crate) const MAX_RECORD: usize = 1 << 20;
 
+/// The running kernel's release.
+static KERNEL: LazyLock<String> = LazyLock::new(|| {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+});
+
 /// The record that begins an image of an SCTP socket written here and now.
 #[must_use]
 pub fn sctp_header(companion_version: u32) -> crate::proto::Header {
     crate::proto::Header {
         format_version: FORMAT_VERSION,
         kind: KIND_SCTP_SOCKET.to_owned(),
-        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
-            .unwrap_or_default()
-            .trim()
-            .to_owned(),
+        kernel: KERNEL.clone(),
         companion_version,
         tool: concat!("telecr ", env!("CARGO_PKG_VERSION")).to_owned(),
     }

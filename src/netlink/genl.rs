@@ -57,6 +57,23 @@ impl Genl {
         }
     }
 
+    /// Connects to a family whose number and version are known.
+    ///
+    /// # Errors
+    /// No netlink socket.
+    pub(crate) fn reconnect(known: (u16, u32)) -> Result<Self> {
+        Ok(Self {
+            socket: Socket::open(Protocol::Generic)?,
+            id: known.0,
+            version: known.1,
+        })
+    }
+
+    /// Number and version of the family.
+    pub(crate) fn known(&self) -> (u16, u32) {
+        (self.id, self.version)
+    }
+
     /// The version the family states.
     #[must_use]
     pub fn version(&self) -> u32 {

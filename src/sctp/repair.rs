@@ -7,6 +7,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::OnceLock;
 
 use super::dump::LISTEN;
 use super::table::{number, Carried};
@@ -17,6 +18,10 @@ use crate::proto::{Association, Chunk, Endpoint, Streams};
 
 /// Oldest version of the companion that will do.
 pub const VERSION_NEEDED: u32 = SCTP_REPAIR_FAMILY_VERSION;
+
+/// Number and version of the family, once found: looking it up for each of
+/// thousands of sockets takes longer than reading one.
+static FAMILY: OnceLock<(u16, u32)> = OnceLock::new();
 
 /// A connection to the kernel companion.
 pub struct Repair {
@@ -46,6 +51,11 @@ impl Repair {
     /// # Errors
     /// [`Error::NoCompanion`] or [`Error::TooOld`], each with its cure.
     pub fn open() -> Result<Self> {
+        // The module cannot be unloaded, so its number stays.
+        if let Some(known) = FAMILY.get() {
+            let genl = Genl::reconnect(*known)?;
+            return Ok(Self { genl });
+        }
         let family = CStr::from_bytes_with_nul(SCTP_REPAIR_FAMILY_NAME)
             .ok()
             .and_then(|name| name.to_str().ok())
@@ -68,6 +78,7 @@ impl Repair {
                 need: VERSION_NEEDED,
             });
         }
+        let _ = FAMILY.set(genl.known());
         Ok(Self { genl })
     }
 

@@ -11,14 +11,14 @@ use super::options::{self, Stage};
 use super::repair::Repair;
 use super::{addr, sockopt, Error, Result, Summary};
 use crate::image;
-use crate::netlink::local_addresses;
 use crate::proto::record::Body;
 use crate::proto::{Association, Endpoint, Socket};
 
 /// `SCTP_SOCKOPT_BINDX_ADD`: one more address for a bound socket.
 const BINDX_ADD: i32 = 100;
 
-/// Makes the socket an image describes, in the current network namespace.
+/// Makes the socket an image describes, in the current network namespace, whose
+/// addresses are `here` ([`local_addresses`](crate::netlink::local_addresses)).
 ///
 /// The socket is frozen: nothing has been sent, and nothing will be before
 /// [`Repair::wake`]. On an error everything is closed, which in repair mode
@@ -32,8 +32,9 @@ const BINDX_ADD: i32 = 100;
 pub fn restore(
     repair: &mut Repair,
     img: &mut image::Reader<impl Read>,
+    here: &HashSet<IpAddr>,
 ) -> Result<(OwnedFd, Summary)> {
-    let made = make(repair, img);
+    let made = make(repair, img, here);
     if made.is_err() {
         // Chunks of this socket must not reach the next one.
         repair.discard();
@@ -41,16 +42,19 @@ pub fn restore(
     made
 }
 
-fn make(repair: &mut Repair, img: &mut image::Reader<impl Read>) -> Result<(OwnedFd, Summary)> {
+fn make(
+    repair: &mut Repair,
+    img: &mut image::Reader<impl Read>,
+    here: &HashSet<IpAddr>,
+) -> Result<(OwnedFd, Summary)> {
     let Some(Body::Socket(socket)) = img.next_record()? else {
         return Err(Error::BadImage("it does not begin with a socket"));
     };
     let Some(Body::Endpoint(endpoint)) = img.next_record()? else {
         return Err(Error::BadImage("no endpoint behind the socket"));
     };
-    let here = local_addresses()?;
     for a in &endpoint.addrs {
-        present(a, &here)?;
+        present(a, here)?;
     }
 
     let owned = create(&socket)?;
@@ -73,7 +77,7 @@ fn make(repair: &mut Repair, img: &mut image::Reader<impl Read>) -> Result<(Owne
     while let Some(body) = img.next_record()? {
         match body {
             Body::Association(asoc) => {
-                local(&asoc, &here)?;
+                local(&asoc, here)?;
                 repair.flush()?;
                 repair.new_association(fd, &asoc)?;
                 summary.associations += 1;

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use pair::{accept, connected, listener, recv, send, set_number};
 use telecr::image;
+use telecr::netlink::local_addresses;
 use telecr::sctp::repair::Repair;
 use telecr::sctp::{dump, list, options, restore, Error, Summary};
 
@@ -23,7 +24,8 @@ fn write(repair: &mut Repair, fd: &OwnedFd) -> (Vec<u8>, Summary) {
 }
 
 fn read(repair: &mut Repair, image: &[u8]) -> Result<(OwnedFd, Summary), Error> {
-    restore::restore(repair, &mut image::Reader::new(image).unwrap())
+    let here = local_addresses().unwrap();
+    restore::restore(repair, &mut image::Reader::new(image).unwrap(), &here)
 }
 
 /// Freezes, dumps, closes, restores and wakes.
@@ -244,7 +246,7 @@ fn a_cut_image_sends_nothing_and_a_retry_succeeds() {
         let Ok(mut half) = image::Reader::new(&image[..cut]) else {
             continue;
         };
-        restore::restore(&mut repair, &mut half).unwrap_err();
+        restore::restore(&mut repair, &mut half, &local_addresses().unwrap()).unwrap_err();
     }
     let (s, _) = read(&mut repair, &image).unwrap();
     repair.wake(s.as_fd()).unwrap();
