@@ -185,6 +185,9 @@ fn packet_lock() -> Finding {
     const WHAT: &str = "nftables (packet lock)";
     match telecr::lock::status() {
         Ok(_) => Finding::met(WHAT, "answers"),
+        Err(e @ telecr::lock::Error::NotPermitted) => {
+            Finding::missing(WHAT, e.to_string(), "sudo telecr check")
+        }
         Err(e) => Finding::missing(WHAT, e.to_string(), "modprobe nf_tables"),
     }
 }

@@ -107,7 +107,8 @@ enum Sctp {
     ///
     /// The socket is in repair mode while it is read and goes on afterwards as if nothing
     /// had happened. With --kill it stays in repair mode until the process has been killed,
-    /// so that its associations end without a packet and can be restored elsewhere.
+    /// so that its associations end without a packet and can be restored elsewhere. Lock its
+    /// addresses first (`telecr lock`), or this host answers for them with an ABORT.
     #[command(after_help = "Example:\n  telecr sctp dump --pid 4711 --fd 7 /tmp/s.img")]
     Dump {
         /// The process
