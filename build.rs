@@ -42,6 +42,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         "Endpoint.auth_chunks",
         "Chunk.data",
         "Chunk.sinfo",
+        "Rtnetlink.message",
+        "NatRule.expressions",
+        "NatRule.userdata",
+        "Flow.attributes",
+        "GtpTunnels.ms",
+        "GtpTunnels.peer",
     ] {
         proto.field_attribute(
             format!("telecr.{bytes}"),
@@ -61,6 +67,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         proto.field_attribute(
             format!("telecr.{addr}"),
             "#[serde(serialize_with = \"crate::image::json::addr\")]",
+        );
+    }
+    for ip in ["GtpLink.local", "GtpSocket.addr"] {
+        proto.field_attribute(
+            format!("telecr.{ip}"),
+            "#[serde(serialize_with = \"crate::image::json::ip\")]",
         );
     }
     for secret in ["Endpoint.secret", "Key.data"] {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! telecr carries what CRIU cannot: SCTP sockets with their associations.
+//! telecr carries what CRIU cannot: SCTP sockets with their associations, and
+//! GTP links with their tunnels.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | [`sctp`] | dump and restore of one socket, through the kernel's repair mode |
+//! | [`gtp`] | dump and restore of GTP links, tunnels and what routes to them |
 //! | [`image`] | the files between dump and restore |
 //! | [`lock`] | keeps packets out until a restore is complete |
 //! | [`criu`] | what the CRIU plugin does: hand-over of sockets, the guard |
@@ -20,6 +22,8 @@
 )]
 
 pub mod criu;
+pub mod gtp;
+pub mod holders;
 pub mod image;
 pub mod lock;
 pub mod netlink;

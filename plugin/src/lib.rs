@@ -12,7 +12,8 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::{c_int, ENOTSUP};
-use telecr::criu::dump::Dump;
+use telecr::criu::dump::{self, Dump};
+use telecr::criu::gtp;
 use telecr::criu::restore::{self, Waker};
 use telecr::criu::{logger, Error};
 
@@ -24,8 +25,10 @@ enum State {
     Nothing,
     /// Sockets are exchanged.
     Dumping(Dump),
-    /// Sockets are to be woken.
-    Restoring(Waker),
+    /// GTP links are to be made, and sockets to be woken.
+    Restoring(gtp::Restore, Waker),
+    /// The restore was given up.
+    GivenUp,
 }
 
 static STATE: Mutex<State> = Mutex::new(State::Idle);
@@ -59,27 +62,32 @@ unsafe extern "C" fn init(stage: c_int) -> c_int {
         std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
         if stage == STAGE_RESTORE {
             criu::forget_inventory();
-            let found = match criu::image_dir() {
-                Some(dir) => restore::verify(dir)?,
-                None => 0,
-            };
-            log::info!("{found} SCTP sockets to restore");
-            *state() = if found > 0 {
-                State::Restoring(Waker::default())
-            } else {
-                State::Nothing
-            };
+            *state() = State::Nothing;
+            if let Some(dir) = criu::image_dir() {
+                let sockets = restore::verify(dir)?;
+                let links = gtp::Restore::verify(dir)?;
+                log::info!(
+                    "{sockets} SCTP sockets and {} images of GTP links to restore",
+                    links.count()
+                );
+                if sockets + links.count() > 0 {
+                    restore::make_room(dir, &links);
+                    *state() = State::Restoring(links, Waker::default());
+                }
+            }
         }
         Ok(0)
     })
 }
 
-unsafe extern "C" fn exit(stage: c_int, _ret: c_int) {
-    // `_ret` does not tell whether the tasks will live: always put back.
+unsafe extern "C" fn exit(stage: c_int, ret: c_int) {
     hook("exit", || {
         let ended = std::mem::replace(&mut *state(), State::Idle);
-        if let (STAGE_DUMP, State::Dumping(dump)) = (stage, ended) {
-            dump.finish()?;
+        match (stage, ended) {
+            // `ret` does not tell whether the tasks will live: always put back.
+            (STAGE_DUMP, State::Dumping(dump)) => dump.finish()?,
+            (STAGE_RESTORE, State::Restoring(mut links, _)) if ret != 0 => links.undo(),
+            _ => {}
         }
         Ok(0)
     });
@@ -90,13 +98,16 @@ unsafe extern "C" fn checkpoint_devices(pid: c_int) -> c_int {
     hook("CHECKPOINT_DEVICES", || {
         let mut state = state();
         if matches!(*state, State::Idle) {
-            *state = match Dump::checkpoint(pid, criu::leaves_tasks_stopped())? {
-                Some(dump) => {
-                    criu::add_inventory();
-                    State::Dumping(dump)
-                }
-                None => State::Nothing,
+            let stays_stopped = criu::leaves_tasks_stopped();
+            let links = match criu::image_dir() {
+                Some(dir) => dump::gtp(pid, dir, stays_stopped)?,
+                None => 0,
             };
+            let sockets = Dump::checkpoint(pid, stays_stopped)?;
+            if links > 0 || sockets.is_some() {
+                criu::add_inventory();
+            }
+            *state = sockets.map_or(State::Nothing, State::Dumping);
         }
         match &*state {
             State::Dumping(dump) if !dump.covers(pid) => Err(Error::Refused {
@@ -140,13 +151,22 @@ unsafe extern "C" fn restore_ext_file(id: c_int, retry: *mut bool) -> c_int {
     })
 }
 
-/// The task stands ready to run; CRIU's own network lock is gone.
+/// The task stands ready to run, as all others do; CRIU's own network lock is
+/// gone. The first call is for the root of the tree.
 unsafe extern "C" fn resume_devices_late(pid: c_int) -> c_int {
     hook("RESUME_DEVICES_LATE", || {
-        if let State::Restoring(waker) = &mut *state() {
-            let woken = waker.task(pid)?;
-            log::info!("{woken} SCTP sockets of {pid} are awake");
+        let mut state = state();
+        let State::Restoring(links, waker) = &mut *state else {
+            return Ok(-ENOTSUP);
+        };
+        // Before any peer hears of the tasks: this may still fail.
+        if let Err(e) = links.make(pid) {
+            restore::give_up(pid);
+            *state = State::GivenUp;
+            return Err(e);
         }
+        let woken = waker.task(pid)?;
+        log::info!("{woken} SCTP sockets of {pid} are awake");
         Ok(-ENOTSUP)
     })
 }

@@ -3,7 +3,9 @@
 
 mod check;
 mod generate;
+mod gtp;
 mod lock;
+mod progress;
 mod sctp;
 mod show;
 mod table;
@@ -19,8 +21,8 @@ const FAILED: u8 = 1;
 
 /// Move running mobile-core functions between hosts.
 ///
-/// telecr carries what CRIU cannot: SCTP sockets with their associations. CRIU
-/// finds the plugin by itself; this command checks a host, looks into images,
+/// telecr carries what CRIU cannot: SCTP sockets with their associations, GTP
+/// links with their tunnels. CRIU finds the plugin by itself; this command checks a host, looks into images,
 /// and does by hand what the plugin does.
 #[derive(Parser)]
 #[command(
@@ -65,6 +67,9 @@ enum Command {
     /// List, dump and restore SCTP sockets without CRIU
     #[command(subcommand)]
     Sctp(Sctp),
+    /// List, dump, restore and compare GTP links and their tunnels without CRIU
+    #[command(subcommand)]
+    Gtp(gtp::Gtp),
     /// Drop every SCTP packet to these addresses until `telecr unlock`
     ///
     /// Run it on the destination before the address comes up there: a packet for an
@@ -191,6 +196,7 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
             file,
         }) => sctp::dump(pid, fd, kill, &file)?,
         Command::Sctp(Sctp::Restore { file, command }) => sctp::restore(&file, &command)?,
+        Command::Gtp(command) => return gtp::run(command),
         Command::Lock { addresses } => lock::lock(&addresses)?,
         Command::Unlock { addresses, all } => lock::unlock(&addresses, all)?,
         Command::Status(Json { json }) => lock::status(json)?,

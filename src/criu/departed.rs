@@ -20,7 +20,7 @@ use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
 use super::scan::Plan;
-use super::{names, proc, sys};
+use super::{names, proc, sockets, sys};
 use crate::netlink::local_addresses;
 use crate::proto::record::Body;
 use crate::sctp::addr;
@@ -47,11 +47,17 @@ pub(crate) fn hold(plan: &Plan) {
     let Some(socket) = plan.sockets.first().filter(|_| !departed.is_empty()) else {
         return;
     };
-    if let Err(e) = sys::enter_netns_of_socket(socket.file.as_fd()) {
+    if let Err(e) = sockets::enter_netns(socket.file.as_fd()) {
         log::error!("cannot enter the network namespace of the sockets that left: {e}");
         return;
     }
-    // Under this name it may be ended at any time: nothing is left to rescue.
+    hold_until(|| Ok(local_addresses()?.is_disjoint(&departed)));
+}
+
+/// Holds what this process has open until `left` says that it is needed no
+/// more, or for ten minutes. It may be ended at any time: nothing is left to
+/// rescue.
+pub(crate) fn hold_until(left: impl Fn() -> crate::netlink::Result<bool>) {
     if let Err(e) = fs::write("/proc/self/comm", names::DEPARTED) {
         log::error!("cannot take the name {}: {e}", names::DEPARTED);
         return;
@@ -60,9 +66,9 @@ pub(crate) fn hold(plan: &Plan) {
     sys::let_sigterm_end_us();
     let begin = Instant::now();
     while begin.elapsed() < LIMIT {
-        match local_addresses() {
-            Ok(here) if here.is_disjoint(&departed) => return,
-            Ok(_) => sleep(LOOK),
+        match left() {
+            Ok(true) => return,
+            Ok(false) => sleep(LOOK),
             Err(e) => {
                 log::error!("cannot read the addresses of this host: {e}");
                 return;
@@ -88,9 +94,11 @@ fn addresses(plan: &Plan) -> sctp::Result<HashSet<IpAddr>> {
     Ok(found)
 }
 
-/// Ends guards that hold a port which an image in `dir` needs.
-pub(crate) fn evict(dir: &Path) {
-    let wanted = wanted(dir);
+/// Ends guards that hold a port which an SCTP image in `dir`, or one of the
+/// UDP sockets bound to `gtp`, needs.
+pub(crate) fn evict(dir: &Path, gtp: HashSet<SocketAddr>) {
+    let mut wanted = wanted(dir);
+    wanted.extend(gtp);
     if wanted.is_empty() {
         return;
     }
@@ -175,19 +183,26 @@ fn holds(pid: i32, wanted: &HashSet<SocketAddr>) -> bool {
             .map(|(fd, _)| sys::pidfd_getfd(pidfd.as_fd(), fd))
             .collect()
     };
-    let (Ok(sockets), Ok(mut repair)) = (sockets(), Repair::open()) else {
-        return false;
+    // Without repair mode there are no SCTP sockets to ask.
+    let mut repair = Repair::open().ok();
+    let mut sctp = |socket: &OwnedFd| {
+        let endpoint = repair.as_mut().map(|r| r.endpoint(socket.as_fd()));
+        matches!(endpoint, Some(Ok(e)) if e
+            .addrs
+            .iter()
+            .filter_map(|a| addr::parse(a))
+            .any(|a| wanted.contains(&a)))
     };
-    sockets.iter().any(|s| {
-        matches!(
-            sys::socket_protocol(s.as_fd()),
-            Ok(Some(libc::IPPROTO_SCTP))
-        ) && repair.endpoint(s.as_fd()).is_ok_and(|e| {
-            e.addrs
-                .iter()
-                .filter_map(|a| addr::parse(a))
-                .any(|a| wanted.contains(&a))
-        })
+    let held = match sockets() {
+        Ok(held) => held,
+        Err(_) => return false,
+    };
+    held.iter().any(|s| match sockets::protocol(s.as_fd()) {
+        Ok(Some(libc::IPPROTO_SCTP)) => sctp(s),
+        Ok(Some(libc::IPPROTO_UDP)) => {
+            sockets::bound_to(s.as_fd()).is_some_and(|a| wanted.contains(&a))
+        }
+        _ => false,
     })
 }
 

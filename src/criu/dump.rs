@@ -10,9 +10,23 @@ use super::error::{Context, Error, Result};
 use super::guard::{self, Guard, Ice, OpenIce, Orders};
 use super::journal::{Journal, Phase};
 use super::scan::{self, Plan};
-use super::{handover, names, snapshot, sys};
+use super::{handover, keeper, names, snapshot, sys};
 use crate::image;
 use crate::sctp::repair::Repair;
+
+/// At `CHECKPOINT_DEVICES`, before the SCTP sockets are frozen: writes the
+/// images of the GTP links of the tree below `root`. Answers how many network
+/// namespaces have some.
+///
+/// # Errors
+/// The links are as they were.
+pub fn gtp(root: i32, dir: BorrowedFd<'_>, stays_stopped: bool) -> Result<usize> {
+    let Some(dump) = super::gtp::dump(root, dir)? else {
+        return Ok(0);
+    };
+    keeper::start(&dump, stays_stopped)?;
+    Ok(dump.links.len())
+}
 
 /// Sockets are exchanged and frozen; CRIU is dumping.
 ///

@@ -38,6 +38,14 @@ pub enum Error {
         /// The kernel companion's answer.
         source: crate::sctp::Error,
     },
+    /// A GTP link could not be dumped or restored.
+    #[error("{what}: {source}")]
+    Gtp {
+        /// Which link or image.
+        what: String,
+        /// What is wrong.
+        source: crate::gtp::Error,
+    },
     /// An image could not be written or read.
     #[error("{what}: {source}")]
     Image {

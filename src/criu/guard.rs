@@ -120,14 +120,20 @@ fn wait_for_work(orders: &Orders<'_>, line: &UnixStream, criu: &OwnedFd) {
 
 /// Lets go of everything that is CRIU's.
 fn settle(plan: &Plan, line: &UnixStream, criu: &OwnedFd) -> Result<()> {
-    sys::own_session(names::GUARD).doing(|| "cannot leave CRIU's session")?;
-    rename_command_line();
     let mut keep = vec![line.as_raw_fd(), criu.as_raw_fd()];
     for socket in &plan.sockets {
         keep.extend([socket.file.as_raw_fd(), socket.placeholder.as_raw_fd()]);
     }
     keep.extend(plan.tasks.iter().map(|t| t.pidfd.as_raw_fd()));
     keep.extend(plan.sets.iter().map(|s| s.file.as_raw_fd()));
+    detach(keep)
+}
+
+/// Makes a process of its own of a fork of CRIU, with nothing but the
+/// descriptors in `keep`.
+pub(crate) fn detach(keep: Vec<RawFd>) -> Result<()> {
+    sys::own_session(names::GUARD).doing(|| "cannot leave CRIU's session")?;
+    rename_command_line();
     sys::close_all_but(keep).doing(|| "cannot close CRIU's descriptors")?;
     null_stdio().doing(|| "cannot open /dev/null")?;
     std::env::set_current_dir("/").doing(|| "cannot leave CRIU's directory")

@@ -19,26 +19,34 @@
 //! | `departed` | what left must not be answered for here |
 //! | `snapshot` | undoing what CRIU's own code was doing in a task |
 //! | `dump`, `restore` | the hooks' work, in the order CRIU calls them |
-//! | `proc`, `sys` | what the kernel says, and how it is asked |
+//! | [`gtp`], `keeper` | GTP links of the tree, and what becomes of them |
+//! | `netns` | work in another network namespace |
+//! | `proc`, `sys`, `sockets` | what the kernel says, and how it is asked |
 
 mod arch;
 mod departed;
 pub mod dump;
 mod epoll;
 mod error;
+pub mod gtp;
 mod guard;
 mod handover;
 mod inject;
 mod journal;
+mod keeper;
 pub mod logger;
 pub mod names;
+mod netns;
 mod proc;
 mod ptrace;
 mod rescue;
 pub mod restore;
 mod scan;
 mod snapshot;
+mod sockets;
 mod sys;
+
+pub use gtp::udp_socket;
 
 pub use error::{Error, Result};
 

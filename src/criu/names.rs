@@ -26,6 +26,18 @@ pub(crate) fn image_id(name: &str) -> Option<i32> {
         .ok()
 }
 
+/// The image file of the GTP links of the dump's n-th network namespace.
+pub(crate) fn gtp_image(number: usize) -> String {
+    format!("{GTP_PREFIX}{number}{SUFFIX}")
+}
+
+const GTP_PREFIX: &str = "telecr-gtp-";
+
+/// Whether a file is an image of GTP links.
+pub(crate) fn is_gtp_image(name: &str) -> bool {
+    name.starts_with(GTP_PREFIX) && name.ends_with(SUFFIX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -125,6 +125,15 @@ pub(crate) fn read_status(pid: i32) -> io::Result<Status> {
 }
 
 /// Reads the `fdinfo` of a descriptor.
+/// The id of a process in its own pid namespace.
+pub(crate) fn innermost_pid(pid: i32) -> io::Result<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|l| l.strip_prefix("NSpid:"));
+    let last = line.and_then(|l| l.split_whitespace().last());
+    last.and_then(|n| n.parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no NSpid in its status"))
+}
+
 pub(crate) fn read_fdinfo(pid: i32, fd: RawFd) -> io::Result<String> {
     fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}"))
 }

@@ -22,7 +22,8 @@ const LOOK_MAX: Duration = Duration::from_millis(20);
 
 /// What has become of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+pub(crate) enum Fate {
+    /// It has ended.
     Dead,
     /// Still CRIU's, or about to be killed, or left stopped on purpose.
     Open,
@@ -31,20 +32,23 @@ enum Fate {
 }
 
 /// A task that has ended; its sockets are dropped in silence with our copies.
-fn is_dead(task: &Task) -> bool {
-    matches!(
-        sys::wait_readable(&[task.pidfd.as_fd()], 0).as_deref(),
-        Ok([true])
-    )
+fn is_dead(pidfd: BorrowedFd<'_>) -> bool {
+    matches!(sys::wait_readable(&[pidfd], 0).as_deref(), Ok([true]))
 }
 
-fn fate(task: &Task, criu_pid: i32, criu_alive: bool, stays_stopped: bool) -> Fate {
-    if is_dead(task) {
+/// `criu` is CRIU's process id as long as it lives.
+pub(crate) fn fate(
+    pid: i32,
+    pidfd: BorrowedFd<'_>,
+    criu: Option<i32>,
+    stays_stopped: bool,
+) -> Fate {
+    if is_dead(pidfd) {
         return Fate::Dead;
     }
-    match proc::read_status(task.pid) {
+    match proc::read_status(pid) {
         Ok(s) if matches!(s.state, 'Z' | 'X') || s.dying => Fate::Open,
-        Ok(s) if criu_alive && s.tracer == criu_pid => Fate::Open,
+        Ok(s) if criu == Some(s.tracer) => Fate::Open,
         Ok(s) if stays_stopped && s.state == 'T' => Fate::Open,
         Ok(_) => Fate::Free,
         Err(_) => Fate::Open,
@@ -66,9 +70,10 @@ pub(crate) fn watch(orders: &Orders<'_>, criu_pid: i32, criu: &OwnedFd) {
             sys::wait_readable(&[criu.as_fd()], 0).as_deref(),
             Ok([true])
         );
+        let criu = criu_alive.then_some(criu_pid);
         let holders = plan.tasks.iter().filter(|t| !t.slots.is_empty());
         let fates: Vec<(&Task, Fate)> = holders
-            .map(|t| (t, fate(t, criu_pid, criu_alive, orders.stays_stopped)))
+            .map(|t| (t, fate(t.pid, t.pidfd.as_fd(), criu, orders.stays_stopped)))
             .collect();
         let free: HashSet<i32> = fates
             .iter()
@@ -217,7 +222,7 @@ fn catch_all(plan: &Plan, criu: &OwnedFd) -> Caught {
     // Main threads first: these run the event loops.
     for task in &plan.tasks {
         let mut quick = many_cpus;
-        while !is_dead(task) {
+        while !is_dead(task.pidfd.as_fd()) {
             match ptrace::seize(task.pid) {
                 Ok(()) => {
                     let _ = ptrace::interrupt(task.pid);

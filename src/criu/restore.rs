@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::{Context, Error, Result};
-use super::{departed, names, proc, sys};
+use super::gtp::Restore as Gtp;
+use super::{departed, names, netns, proc, sockets, sys};
 use crate::image;
 use crate::netlink::local_addresses;
 use crate::sctp::addr;
@@ -41,9 +42,15 @@ pub fn verify(dir: BorrowedFd<'_>) -> Result<usize> {
     }
     if count > 0 {
         open_repair()?;
-        departed::evict(&path);
     }
     Ok(count)
+}
+
+/// At init, when all images are known to be good: what an earlier dump on this
+/// host still holds makes room.
+pub fn make_room(dir: BorrowedFd<'_>, gtp: &Gtp) {
+    let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+    departed::evict(&path, gtp.addresses());
 }
 
 /// At `RESTORE_EXT_FILE`, in the task and its network namespace: the socket of
@@ -93,6 +100,24 @@ fn here() -> crate::netlink::Result<Arc<HashSet<IpAddr>>> {
     }
 }
 
+/// CRIU does not look at what `RESUME_DEVICES_LATE` answers: ends all tasks
+/// below `root`, which have not run yet, so that the restore fails as it should.
+/// Their SCTP sockets are still frozen, so the peers hear nothing, and the images
+/// are good for another try.
+pub fn give_up(root: i32) {
+    log::error!(
+        "the restore cannot be completed and ends here: the images are good for another try"
+    );
+    for pid in proc::tree(root).unwrap_or_else(|_| vec![root]) {
+        if let Err(e) = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(pid),
+            nix::sys::signal::Signal::SIGKILL,
+        ) {
+            log::warn!("cannot end process {pid}: {e}");
+        }
+    }
+}
+
 /// At `RESUME_DEVICES_LATE`: wakes the frozen sockets of the tasks, each once.
 #[derive(Default)]
 pub struct Waker {
@@ -128,7 +153,7 @@ impl Waker {
             result = result.and(woken);
         }
         // Without them the peers wait for their timers: slower, but no failure.
-        let nudged = in_netns(pid, || nudge::send(&nudges).doing(|| "cannot send ICMP"));
+        let nudged = netns::of_task(pid, || nudge::send(&nudges).doing(|| "cannot send ICMP"));
         if let Err(e) = nudged {
             log::warn!("peers of {pid} may send again late: {e}");
         }
@@ -148,7 +173,7 @@ impl Waker {
             let file = sys::pidfd_getfd(pidfd.as_fd(), *fd)
                 .doing(|| format!("cannot take descriptor {fd} of {pid}"))?;
             let protocol =
-                sys::socket_protocol(file.as_fd()).doing(|| format!("cannot ask socket {fd}"))?;
+                sockets::protocol(file.as_fd()).doing(|| format!("cannot ask socket {fd}"))?;
             if protocol == Some(libc::IPPROTO_SCTP) {
                 let id =
                     sys::file_id(file.as_fd()).doing(|| format!("cannot stat descriptor {fd}"))?;
@@ -180,7 +205,7 @@ fn unlock(pid: i32, repair: &mut Repair, sockets: &[OwnedFd]) -> Result<()> {
                 .map(|a| a.ip()),
         );
     }
-    in_netns(pid, || {
+    netns::of_task(pid, || {
         if addresses.iter().any(IpAddr::is_unspecified) {
             // Bound to any address: all of them answer for the socket.
             addresses.extend(local_addresses().map_err(|e| Error::Other(e.to_string()))?);
@@ -190,25 +215,6 @@ fn unlock(pid: i32, repair: &mut Repair, sockets: &[OwnedFd]) -> Result<()> {
         addresses.dedup();
         crate::lock::unlock(&addresses)
             .map_err(|e| Error::Other(format!("cannot remove the packet lock: {e}")))
-    })
-}
-
-/// Works in the network namespace of a task. A thread of its own goes there, so
-/// that CRIU stays where it is.
-fn in_netns(pid: i32, work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
-    let pidfd = sys::pidfd_open(pid).doing(|| format!("cannot open process {pid}"))?;
-    let work = || -> Result<()> {
-        sys::enter_netns(pidfd.as_fd())
-            .doing(|| format!("cannot enter the network namespace of {pid}"))?;
-        work()
-    };
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .spawn_scoped(scope, work)
-            .doing(|| "cannot start a thread")?;
-        thread
-            .join()
-            .map_err(|_| Error::Other("a thread in the network namespace ended early".into()))?
     })
 }
 

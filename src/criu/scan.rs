@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::error::{Context, Error, Result};
 use super::proc::{self, EpollTarget};
-use super::sys;
+use super::{sockets, sys};
 
 /// One socket, with our own copies of it.
 pub(crate) struct Socket {
@@ -132,7 +132,7 @@ impl Scan {
         for (fd, link) in listed {
             if link.starts_with("socket:[") {
                 let file = get(&pidfd, pid, fd)?;
-                let found = sys::socket_protocol(file.as_fd())
+                let found = sockets::protocol(file.as_fd())
                     .doing(|| format!("cannot ask socket {fd} of {pid} for its protocol"))?;
                 if found == Some(protocol) {
                     let cloexec = self.cloexec(pid, fd)?;
@@ -214,7 +214,7 @@ impl Scan {
             return Ok(());
         }
         for carried in sys::peek_fds(file.as_fd()) {
-            if sys::socket_protocol(carried.as_fd()).ok().flatten() == Some(protocol) {
+            if sockets::protocol(carried.as_fd()).ok().flatten() == Some(protocol) {
                 return Err(Error::Refused {
                     pid,
                     what: format!(

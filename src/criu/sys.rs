@@ -59,27 +59,6 @@ pub(crate) fn my_pid() -> i32 {
     unsafe { libc::getpid() }
 }
 
-/// The protocol of a socket, `None` for what is no socket.
-pub(crate) fn socket_protocol(fd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
-    let mut value: libc::c_int = 0;
-    let mut len: libc::socklen_t = 4;
-    // SAFETY: `value` and `len` live across the call and have the sizes given.
-    let ret = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PROTOCOL,
-            (&raw mut value).cast(),
-            &raw mut len,
-        )
-    };
-    match check(ret.into()) {
-        Ok(_) => Ok(Some(value)),
-        Err(e) if e.raw_os_error() == Some(libc::ENOTSOCK) => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
 /// Device and inode of an open file. The device is in the kernel's own
 /// encoding, which is what `fdinfo` prints.
 pub(crate) fn file_id(fd: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
@@ -261,16 +240,6 @@ pub(crate) fn enter_netns(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::setns(pidfd.as_raw_fd(), libc::CLONE_NEWNET) }.into()).map(drop)
 }
 
-/// Enters the network namespace of a socket, for the calling thread only.
-pub(crate) fn enter_netns_of_socket(socket: BorrowedFd<'_>) -> io::Result<()> {
-    /// From `linux/sockios.h`: a descriptor of the namespace.
-    const SIOCGSKNS: libc::Ioctl = 0x894c;
-    // SAFETY: the request takes no argument.
-    let netns = own(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) }.into())?;
-    // SAFETY: no pointers are passed.
-    check(unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) }.into()).map(drop)
-}
-
 /// Runs `work` in a process that is nobody's child: CRIU neither sees it end nor
 /// gets a SIGCHLD, and it goes to the nearest reaper. `work`'s process ends
 /// after it without running CRIU's exit handlers.
@@ -416,7 +385,10 @@ mod tests {
     fn a_placeholder_never_becomes_ready() {
         let Ok(uffd) = userfaultfd() else { return };
         assert_eq!(wait_readable(&[uffd.as_fd()], 0).ok(), Some(vec![false]));
-        assert_eq!(socket_protocol(uffd.as_fd()).ok(), Some(None));
+        assert_eq!(
+            super::super::sockets::protocol(uffd.as_fd()).ok(),
+            Some(None)
+        );
     }
 
     #[test]

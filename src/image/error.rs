@@ -22,7 +22,7 @@ pub enum Error {
     #[error("image has format version {0}, this telecr reads {ours}; use the telecr that wrote it", ours = super::FORMAT_VERSION)]
     Version(u32),
     /// The file holds something else than expected.
-    #[error("image holds {0:?}, which this telecr does not know; use a newer telecr")]
+    #[error("image holds {0:?}, which is not what is wanted here or needs a newer telecr; telecr show tells what is in it")]
     Kind(String),
     /// A record holds fields or a kind of record this build does not know.
     #[error("image record {0} holds something this telecr does not know; use a newer telecr")]

@@ -73,6 +73,14 @@ pub(crate) fn addr<F: Field, S: Serializer>(field: &F, out: S) -> Result<S::Ok, 
     })
 }
 
+/// An address of 4 or 16 bytes; anything else as hex digits.
+pub(crate) fn ip<F: Field, S: Serializer>(field: &F, out: S) -> Result<S::Ok, S::Error> {
+    write(field, out, |b| match crate::netlink::ip(b) {
+        Some(ip) => ip.to_string(),
+        None => digits(b),
+    })
+}
+
 fn digits(bytes: &[u8]) -> String {
     bytes
         .iter()

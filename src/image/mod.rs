@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The file one dumped socket is kept in: framed protobuf records, described
+//! The file one dumped socket, or the GTP links of a process, are kept in: framed protobuf records, described
 //! in `proto/telecr.proto`.
 //!
 //! An image is untrusted: every length is checked before it is used, and
@@ -24,6 +24,8 @@ pub(crate) const MAGIC: &[u8; 8] = b"telecr\r\n";
 pub const FORMAT_VERSION: u32 = 1;
 /// Kind of an image that holds an SCTP socket.
 pub const KIND_SCTP_SOCKET: &str = "sctp-socket";
+/// Kind of an image that holds the GTP links of a network namespace.
+pub const KIND_GTP: &str = "gtp";
 /// No record is longer.
 pub(crate) const MAX_RECORD: usize = 1 << 20;
 
@@ -38,9 +40,19 @@ static KERNEL: LazyLock<String> = LazyLock::new(|| {
 /// The record that begins an image of an SCTP socket written here and now.
 #[must_use]
 pub fn sctp_header(companion_version: u32) -> crate::proto::Header {
+    header(KIND_SCTP_SOCKET, companion_version)
+}
+
+/// The record that begins an image of GTP links written here and now.
+#[must_use]
+pub fn gtp_header() -> crate::proto::Header {
+    header(KIND_GTP, 0)
+}
+
+fn header(kind: &str, companion_version: u32) -> crate::proto::Header {
     crate::proto::Header {
         format_version: FORMAT_VERSION,
-        kind: KIND_SCTP_SOCKET.to_owned(),
+        kind: kind.to_owned(),
         kernel: KERNEL.clone(),
         companion_version,
         tool: concat!("telecr ", env!("CARGO_PKG_VERSION")).to_owned(),

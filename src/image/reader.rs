@@ -7,7 +7,7 @@ use std::path::Path;
 
 use prost::Message;
 
-use super::{Error, Result, FORMAT_VERSION, KIND_SCTP_SOCKET, MAGIC, MAX_RECORD};
+use super::{Error, Result, FORMAT_VERSION, KIND_GTP, KIND_SCTP_SOCKET, MAGIC, MAX_RECORD};
 use crate::proto::{record::Body, Header, Record};
 
 /// Reads an image record by record.
@@ -61,7 +61,7 @@ impl<R: Read> Reader<R> {
         if header.format_version != FORMAT_VERSION {
             return Err(Error::Version(header.format_version));
         }
-        if header.kind != KIND_SCTP_SOCKET {
+        if ![KIND_SCTP_SOCKET, KIND_GTP].contains(&header.kind.as_str()) {
             return Err(Error::Kind(header.kind));
         }
         r.header = header;
@@ -72,6 +72,18 @@ impl<R: Read> Reader<R> {
     #[must_use]
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Checks what the image holds.
+    ///
+    /// # Errors
+    /// Something else than `kind`.
+    pub fn expect(&self, kind: &str) -> Result<()> {
+        if self.header.kind == kind {
+            Ok(())
+        } else {
+            Err(Error::Kind(self.header.kind.clone()))
+        }
     }
 
     /// The next record; `None` after a correct end.

@@ -89,9 +89,9 @@ fn another_version_and_kind_are_named() {
     let bytes = Writer::new(Vec::new(), header).unwrap().finish().unwrap();
     assert!(matches!(read(&bytes), Err(Error::Version(99))));
     let mut header = sctp_header(1);
-    header.kind = "gtp".into();
+    header.kind = "pfcp".into();
     let bytes = Writer::new(Vec::new(), header).unwrap().finish().unwrap();
-    assert!(read(&bytes).unwrap_err().to_string().contains("\"gtp\""));
+    assert!(read(&bytes).unwrap_err().to_string().contains("\"pfcp\""));
 }
 
 #[test]

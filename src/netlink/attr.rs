@@ -91,6 +91,38 @@ pub fn get_u32(value: &[u8]) -> Result<u32> {
         .map_err(|_| Error::Malformed("attribute is not a u32"))
 }
 
+/// The value of an attribute that holds a `u8`.
+///
+/// # Errors
+/// It has another length.
+pub fn get_u8(value: &[u8]) -> Result<u8> {
+    match value {
+        [byte] => Ok(*byte),
+        _ => Err(Error::Malformed("attribute is not a u8")),
+    }
+}
+
+/// The value of an attribute that holds a `u64`.
+///
+/// # Errors
+/// It has another length.
+pub fn get_u64(value: &[u8]) -> Result<u64> {
+    value
+        .try_into()
+        .map(u64::from_ne_bytes)
+        .map_err(|_| Error::Malformed("attribute is not a u64"))
+}
+
+/// The value of an attribute that holds a text with or without its closing zero.
+///
+/// # Errors
+/// It is no UTF-8.
+pub fn get_str(value: &[u8]) -> Result<&str> {
+    std::str::from_utf8(value)
+        .map(|s| s.trim_end_matches('\0'))
+        .map_err(|_| Error::Malformed("attribute is no text"))
+}
+
 /// Writes attributes behind one another.
 #[derive(Debug, Default)]
 pub struct Writer(Vec<u8>);
@@ -106,6 +138,17 @@ impl Writer {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// What headers of messages are written to.
+    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+
+    /// Attributes written before, as they were.
+    pub fn append(&mut self, attributes: &[u8]) {
+        self.0.extend_from_slice(attributes);
+        self.0.resize(align(self.0.len()), 0);
     }
 
     /// A value as it is.

@@ -4,8 +4,8 @@
 use neli::consts::genl::{CtrlAttr, CtrlCmd};
 use neli::consts::nl::GenlId;
 
-use super::attr::{get_u16, get_u32};
-use super::{Attrs, Error, Message, Protocol, Result, Socket, Writer};
+use super::attr::{get_str, get_u16, get_u32};
+use super::{Attrs, Batch, Error, Message, Protocol, Result, Socket, Writer};
 
 /// Length of `struct genlmsghdr`.
 const HEADER: usize = 4;
@@ -15,6 +15,7 @@ pub struct Genl {
     socket: Socket,
     id: u16,
     version: u32,
+    groups: Vec<(String, u32)>,
 }
 
 impl Genl {
@@ -29,6 +30,7 @@ impl Genl {
         attrs.put_str(u16::from(CtrlAttr::FamilyName), family)?;
         let msg = Message::new(u16::from(GenlId::Ctrl), 0, &header).with(&attrs);
         let (mut id, mut version) = (None, None);
+        let mut groups = Vec::new();
         let answer = socket.request(msg, |payload| {
             let attrs = attributes(payload)?;
             id = attrs
@@ -39,6 +41,11 @@ impl Genl {
                 .find(u16::from(CtrlAttr::Version))?
                 .map(get_u32)
                 .transpose()?;
+            if let Some(list) = attrs.find(u16::from(CtrlAttr::McastGroups))? {
+                for group in Attrs::new(list) {
+                    groups.extend(self::group(group?.1)?);
+                }
+            }
             Ok(())
         });
         match answer {
@@ -52,6 +59,7 @@ impl Genl {
                 socket,
                 id,
                 version,
+                groups,
             }),
             _ => Err(Error::Malformed("family without number or version")),
         }
@@ -66,6 +74,7 @@ impl Genl {
             socket: Socket::open(Protocol::Generic)?,
             id: known.0,
             version: known.1,
+            groups: Vec::new(),
         })
     }
 
@@ -122,6 +131,52 @@ impl Genl {
         self.socket.queue(msg)
     }
 
+    /// The number messages to this family bear.
+    #[must_use]
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// A socket that hears a multicast group of this family.
+    ///
+    /// # Errors
+    /// The family has no such group.
+    pub fn listen(&self, group: &str) -> Result<Socket> {
+        let number = self.groups.iter().find(|(name, _)| name == group);
+        let (_, number) = number.ok_or_else(|| Error::NoFamily(format!("group {group}")))?;
+        let mut socket = Socket::open(Protocol::Generic)?;
+        socket.join(*number)?;
+        Ok(socket)
+    }
+
+    /// A batch for [`Genl::run`].
+    #[must_use]
+    pub fn batch(&self) -> Batch {
+        self.socket.batch()
+    }
+
+    /// Adds a request to a batch.
+    ///
+    /// # Errors
+    /// Those of `fill`.
+    pub fn push(
+        &self,
+        batch: &mut Batch,
+        command: u8,
+        flags: i32,
+        fill: impl FnOnce(&mut Writer) -> Result<()>,
+    ) -> Result<()> {
+        batch.push(self.id, flags, &[command, 1, 0, 0], fill)
+    }
+
+    /// Sends a batch, see [`Socket::run`].
+    ///
+    /// # Errors
+    /// The first refusal, with the place of its request.
+    pub fn run(&mut self, batch: &mut Batch) -> std::result::Result<(), (usize, Error)> {
+        self.socket.run(batch)
+    }
+
     /// Forgets what is queued.
     pub fn discard(&mut self) {
         self.socket.discard();
@@ -134,6 +189,17 @@ impl Genl {
     pub fn flush(&mut self) -> Result<()> {
         self.socket.flush()
     }
+}
+
+/// Name and number of a multicast group.
+fn group(attrs: &[u8]) -> Result<Option<(String, u32)>> {
+    const NAME: u16 = 1;
+    const ID: u16 = 2;
+    let attrs = Attrs::new(attrs);
+    let (Some(name), Some(id)) = (attrs.find(NAME)?, attrs.find(ID)?) else {
+        return Ok(None);
+    };
+    Ok(Some((get_str(name)?.to_owned(), get_u32(id)?)))
 }
 
 fn attributes(payload: &[u8]) -> Result<Attrs<'_>> {

@@ -6,7 +6,7 @@ use super::error::Refusal;
 use super::{Error, Result, Writer};
 
 /// Length of `struct nlmsghdr`.
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 
 /// A request: type, flags and payload. The socket adds sequence numbers.
 #[derive(Debug, Clone)]

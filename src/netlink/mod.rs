@@ -8,6 +8,7 @@
 
 mod addresses;
 pub(crate) mod attr;
+mod batch;
 mod error;
 mod genl;
 mod message;
@@ -16,6 +17,7 @@ pub(crate) mod socket;
 pub(crate) use addresses::ip;
 pub use addresses::local_addresses;
 pub use attr::{Attrs, Writer};
+pub use batch::Batch;
 pub use error::{Error, Refusal, Result};
 pub use genl::Genl;
 pub use message::Message;

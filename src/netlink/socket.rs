@@ -9,7 +9,7 @@ use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::time::TimeVal;
 
 use super::message::{verdict, Messages, DONE, DUMP_INTR, ERROR, OVERRUN};
-use super::{Error, Message, Result};
+use super::{Batch, Error, Message, Result};
 
 /// Flags of a request (`NLM_F_*`).
 pub(crate) mod flags {
@@ -225,7 +225,64 @@ impl Socket {
             msg.write(seq, &mut bytes)?;
         }
         self.send(&bytes)?;
-        self.answers(first, queue.len(), None)
+        self.answers(first, queue.len(), None).map_err(|(_, e)| e)
+    }
+
+    /// A batch for [`Socket::run`].
+    #[must_use]
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.seq.wrapping_add(1))
+    }
+
+    /// Sends a batch in one system call and waits until the kernel has worked
+    /// it off. The batch is empty afterwards.
+    ///
+    /// # Errors
+    /// The first refusal, with the place of its request in the batch. Those
+    /// after it have been carried out or refused on their own.
+    pub fn run(&mut self, batch: &mut Batch) -> std::result::Result<(), (usize, Error)> {
+        let Some(count) = batch.seal() else {
+            return Ok(());
+        };
+        let first = self.seq.wrapping_add(1);
+        self.seq = self
+            .seq
+            .wrapping_add(u32::try_from(count).unwrap_or_default());
+        self.send(batch.bytes()).map_err(|e| (0, e))?;
+        batch.reset(self.seq.wrapping_add(1));
+        self.answers(first, count, None)
+    }
+
+    /// Joins a multicast group.
+    ///
+    /// # Errors
+    /// No such group, or no right to hear it.
+    pub fn join(&mut self, group: u32) -> Result<()> {
+        self.inner
+            .add_membership(group)
+            .map_err(io("multicast group"))
+    }
+
+    /// Whether a multicast message has come since the last call, or so many
+    /// that some were lost.
+    ///
+    /// # Errors
+    /// Receiving failed.
+    pub fn heard(&mut self) -> Result<bool> {
+        let mut heard = false;
+        loop {
+            self.buf.clear();
+            match self
+                .inner
+                .recv(&mut self.buf, libc::MSG_DONTWAIT | libc::MSG_TRUNC)
+            {
+                Ok(_) => heard = true,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(heard),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => heard = true,
+                Err(e) => return Err(io("receive")(e)),
+            }
+        }
     }
 
     /// Sends requests in one datagram, as nfnetlink wants its transactions.
@@ -253,24 +310,33 @@ impl Socket {
         let count = usize::try_from(last.wrapping_sub(first))
             .unwrap_or(usize::MAX)
             .saturating_add(1);
-        self.answers(first, count, Some(first))
+        self.answers(first, count, Some(first)).map_err(|(_, e)| e)
     }
 
     /// Reads answers to `count` requests until the last one is answered, or
-    /// the one that stands for the whole is refused.
-    fn answers(&mut self, first: u32, count: usize, whole: Option<u32>) -> Result<()> {
-        let span = u32::try_from(count).map_err(|_| Error::TooLong("batch"))?;
+    /// the one that stands for the whole is refused. An error comes with the
+    /// place of its request.
+    fn answers(
+        &mut self,
+        first: u32,
+        count: usize,
+        whole: Option<u32>,
+    ) -> std::result::Result<(), (usize, Error)> {
+        let nowhere = |e| (0, e);
+        let span = u32::try_from(count).map_err(|_| nowhere(Error::TooLong("batch")))?;
         let last = first.wrapping_add(span).wrapping_sub(1);
         let mut refused = None;
         loop {
-            self.receive()?;
+            self.receive().map_err(nowhere)?;
             for msg in Messages(&self.buf) {
-                let msg = msg?;
-                if msg.seq.wrapping_sub(first) >= span {
+                let msg = msg.map_err(nowhere)?;
+                let place = msg.seq.wrapping_sub(first);
+                if place >= span {
                     continue;
                 }
                 if msg.kind == ERROR {
                     if let Err(e) = verdict(&msg) {
+                        let e = (usize::try_from(place).unwrap_or_default(), e);
                         // A transaction refused as a whole has no more answers.
                         if Some(msg.seq) == whole {
                             return Err(e);

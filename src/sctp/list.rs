@@ -3,7 +3,6 @@
 //! process holds what (`/proc`).
 
 mod diag;
-mod holders;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,7 +12,8 @@ use std::net::SocketAddr;
 use nix::sched::{setns, CloneFlags};
 
 use super::{Error, Result};
-pub use holders::Holder;
+use crate::holders;
+pub use crate::holders::Holder;
 
 /// A listening socket or an association.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]

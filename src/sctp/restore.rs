@@ -47,6 +47,7 @@ fn make(
     img: &mut image::Reader<impl Read>,
     here: &HashSet<IpAddr>,
 ) -> Result<(OwnedFd, Summary)> {
+    img.expect(image::KIND_SCTP_SOCKET)?;
     let Some(Body::Socket(socket)) = img.next_record()? else {
         return Err(Error::BadImage("it does not begin with a socket"));
     };
@@ -87,9 +88,10 @@ fn make(
                 summary.count(&chunk);
                 repair.add_chunk(fd, &chunk)?;
             }
-            Body::Socket(_) | Body::Endpoint(_) | Body::Header(_) | Body::End(_) => {
+            Body::Socket(_) | Body::Endpoint(_) => {
                 return Err(Error::BadImage("second socket"));
             }
+            _ => return Err(Error::BadImage("a record of another kind of image")),
         }
     }
     repair.flush()?;

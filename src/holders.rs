@@ -25,7 +25,7 @@ fn pids() -> impl Iterator<Item = i32> {
 
 /// The sockets of one process or of all, by inode. What may not be looked at
 /// is left out.
-pub(super) fn scan(only: Option<i32>) -> HashMap<u32, Vec<Holder>> {
+pub fn scan(only: Option<i32>) -> HashMap<u32, Vec<Holder>> {
     let mut held: HashMap<u32, Vec<Holder>> = HashMap::new();
     let all: Vec<i32> = only.map_or_else(|| pids().collect(), |p| vec![p]);
     for pid in all {
@@ -58,7 +58,7 @@ fn socket_inode(link: &Path) -> Option<u32> {
 }
 
 /// One handle on each network namespace some process lives in.
-pub(super) fn namespaces() -> Vec<File> {
+pub(crate) fn namespaces() -> Vec<File> {
     let mut found = BTreeMap::new();
     for pid in pids() {
         let Ok(file) = File::open(format!("/proc/{pid}/ns/net")) else {

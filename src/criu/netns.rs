@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Work in another network namespace: a thread of its own goes there, so that
+//! CRIU stays where it is.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use super::error::{Context, Error, Result};
+use super::{sockets, sys};
+
+/// In that of a task.
+pub(crate) fn of_task<T: Send>(pid: i32, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let pidfd = sys::pidfd_open(pid).doing(|| format!("cannot open process {pid}"))?;
+    within(
+        || sys::enter_netns(std::os::fd::AsFd::as_fd(&pidfd)),
+        || format!("cannot enter the network namespace of {pid}"),
+        work,
+    )
+}
+
+/// In that of a process that may have ended.
+pub(crate) fn of_pidfd<T: Send>(
+    pidfd: BorrowedFd<'_>,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    within(
+        || sys::enter_netns(pidfd),
+        || "cannot enter the network namespace of a process".to_owned(),
+        work,
+    )
+}
+
+/// In that of a socket.
+pub(crate) fn within_socket<T: Send>(
+    socket: BorrowedFd<'_>,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    within(
+        || sockets::enter_netns(socket),
+        || "cannot enter the network namespace of a socket".to_owned(),
+        work,
+    )
+}
+
+fn within<T: Send>(
+    enter: impl FnOnce() -> io::Result<()> + Send,
+    what: impl FnOnce() -> String + Send,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    let work = || -> Result<T> {
+        enter().doing(what)?;
+        work()
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .spawn_scoped(scope, work)
+            .doing(|| "cannot start a thread")?;
+        thread
+            .join()
+            .map_err(|_| Error::Other("a thread in the network namespace ended early".into()))?
+    })
+}
