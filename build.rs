@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "Rtnetlink.message",
         "NatRule.expressions",
         "NatRule.userdata",
-        "Flow.attributes",
+        "Flows.flows",
         "GtpTunnels.ms",
         "GtpTunnels.peer",
     ] {

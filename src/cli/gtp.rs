@@ -256,8 +256,8 @@ fn write(file: &Path) -> anyhow::Result<()> {
     }
     let summary = finished.with_context(|| format!("cannot write {}", file.display()))?;
     eprintln!(
-        "dumped: {} links, {} tunnels",
-        summary.links, summary.tunnels
+        "dumped: {} links, {} tunnels, {} connections",
+        summary.links, summary.tunnels, summary.flows
     );
     Ok(())
 }
@@ -269,7 +269,9 @@ fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
 }
 
 fn explain() -> anyhow::Result<()> {
-    for link in found()? {
+    let links = found()?;
+    let mut network = Vec::new();
+    for link in &links {
         let sockets: Vec<String> = link
             .sockets
             .iter()
@@ -284,14 +286,32 @@ fn explain() -> anyhow::Result<()> {
             "link {}, index {}, sockets: {sockets}",
             link.name, link.ifindex
         );
-        for entry in gtp::network::read(&link)? {
-            println!("  {}", gtp::network::describe(&entry));
+        let entries = gtp::network::read(link)?;
+        for entry in &entries {
+            println!(
+                "  {}, through or on the link",
+                gtp::network::describe(entry)
+            );
         }
+        network.extend(entries);
         println!(
             "  {} settings in /proc/sys/net",
-            gtp::sysctl::of_link(&link)?.len()
+            gtp::sysctl::of_link(link)?.len()
         );
     }
+    let prefixes = gtp::network::destinations(&network);
+    let who = gtp::nat::Subscribers {
+        links: &links,
+        prefixes: &prefixes,
+    };
+    for rule in gtp::nat::read(&who)? {
+        println!(
+            "{}, translates addresses of subscribers or names the link",
+            gtp::nat::describe(&rule)
+        );
+    }
+    let flows = gtp::flow::read(&who, |_| Ok(()))?;
+    println!("{flows} tracked connections of subscribers");
     for setting in gtp::sysctl::forwarding() {
         println!(
             "setting {} = {}, turned on where it is off",
@@ -326,8 +346,8 @@ fn make(file: &Path, pid: Option<i32>) -> anyhow::Result<()> {
     progress.end();
     let summary = summary.with_context(|| format!("cannot restore {}", file.display()))?;
     eprintln!(
-        "restored: {} links, {} tunnels",
-        summary.links, summary.tunnels
+        "restored: {} links, {} tunnels, {} connections",
+        summary.links, summary.tunnels, summary.flows
     );
     Ok(())
 }

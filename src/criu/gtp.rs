@@ -141,9 +141,10 @@ fn one(
     }
     let summary = done?;
     log::info!(
-        "{name}: {} GTP links with {} tunnels",
+        "{name}: {} GTP links with {} tunnels and {} connections",
         summary.links,
-        summary.tunnels
+        summary.tunnels,
+        summary.flows
     );
     let dumped = |l: GtpLink| Dumped {
         ifindex: l.ifindex,
@@ -314,9 +315,10 @@ impl Restore {
                 .map_err(|source| gtp_error(name.clone(), source))
             })?;
             log::info!(
-                "{name}: {} GTP links with {} tunnels restored",
+                "{name}: {} GTP links with {} tunnels and {} connections restored",
                 summary.links,
-                summary.tunnels
+                summary.tunnels,
+                summary.flows
             );
             for link in &survey.links {
                 let task = sys::pidfd_open(pid).doing(|| format!("cannot open process {pid}"))?;

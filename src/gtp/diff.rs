@@ -2,7 +2,7 @@
 //! What differs between two images, or an image and the kernel.
 //!
 //! The size of the hash tables is no difference: it is for speed only, and a
-//! restore may choose another.
+//! restore may choose another. Nor are tracked connections.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
@@ -10,7 +10,7 @@ use std::io::Read;
 use super::columns;
 use super::dump;
 use super::pdp::Pdp;
-use super::{network, Error, Result};
+use super::{nat, network, Error, Result};
 use crate::holders;
 use crate::image::{Reader, KIND_GTP};
 use crate::proto::record::Body;
@@ -88,6 +88,11 @@ impl Facts {
             Body::Rtnetlink(entry) => {
                 self.told.insert((String::new(), network::normal(&entry)));
             }
+            Body::NatRule(rule) => {
+                self.told.insert((String::new(), nat::normal(&rule)));
+            }
+            // They come and go with each packet.
+            Body::Flows(_) => {}
             _ => return Err(Error::BadImage("it has a record that belongs elsewhere")),
         }
         Ok(())

@@ -7,9 +7,10 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 
 use super::columns::Filling;
+use super::nat::Subscribers;
 use super::owner::{self, UdpSocket};
 use super::table::{self, Watch};
-use super::{link, network, sysctl, Error, Result};
+use super::{flow, link, nat, network, sysctl, Error, Result};
 use crate::holders::Holder;
 use crate::image;
 use crate::netlink::Genl;
@@ -26,6 +27,8 @@ pub struct Summary {
     pub links: u64,
     /// PDP contexts.
     pub tunnels: u64,
+    /// Tracked connections of subscribers.
+    pub flows: u64,
 }
 
 /// A link and the sockets it receives on.
@@ -125,13 +128,13 @@ fn write<W: Write>(
     for setting in sysctl::forwarding() {
         image.write(Body::Sysctl(setting))?;
     }
-    let mut network: Vec<Vec<Rtnetlink>> = Vec::new();
+    let mut network: Vec<Rtnetlink> = Vec::new();
     for link in links {
         image.write(Body::GtpLink(link.clone()))?;
         for setting in sysctl::of_link(link)? {
             image.write(Body::Sysctl(setting))?;
         }
-        network.push(network::read(link)?);
+        network.extend(network::read(link)?);
     }
     let wanted: HashSet<u32> = links.iter().map(|l| l.ifindex).collect();
     let mut filling = Filling::default();
@@ -150,12 +153,22 @@ fn write<W: Write>(
         image.write(Body::GtpTunnels(rest))?;
     }
     progress(tunnels);
-    for entry in network.into_iter().flatten() {
+    let prefixes = network::destinations(&network);
+    let who = Subscribers {
+        links,
+        prefixes: &prefixes,
+    };
+    for rule in nat::read(&who)? {
+        image.write(Body::NatRule(rule))?;
+    }
+    let flows = flow::read(&who, |flows| Ok(image.write(Body::Flows(flows))?))?;
+    for entry in network {
         image.write(Body::Rtnetlink(entry))?;
     }
     let summary = Summary {
         links: u64::try_from(links.len()).unwrap_or_default(),
         tunnels,
+        flows,
     };
     Ok((image.finish()?, summary))
 }

@@ -13,6 +13,8 @@
 //! | [`link`] | links of kind "gtp": list, create, delete |
 //! | [`owner`] | which socket belongs to which link |
 //! | [`network`] | addresses, routes and policy rules of a link |
+//! | [`nat`] | rules that translate the subscribers' addresses |
+//! | [`flow`] | connections of subscribers the kernel tracks |
 //! | [`sysctl`] | settings of a link, and forwarding |
 //! | [`dump`] | all of it into an image |
 //! | [`restore`] | an image into the kernel, or nothing at all |
@@ -22,7 +24,9 @@ mod columns;
 pub mod diff;
 pub mod dump;
 mod error;
+pub mod flow;
 pub mod link;
+pub mod nat;
 pub mod network;
 pub mod owner;
 pub mod pdp;

@@ -18,10 +18,9 @@ const RULE_HEADER: usize = 12;
 
 /// `IFA_FLAGS`.
 const IFA_FLAGS: u16 = 8;
-/// `IFA_F_NODAD`: the address has been in use.
-const NODAD: u32 = 0x02;
-/// `IFA_F_DADFAILED`, `IFA_F_TENTATIVE` and `IFA_F_OPTIMISTIC`: of the past.
-const PROBING: u32 = 0x08 | 0x40 | 0x04;
+/// Flags of an address that one may ask for: NODAD, HOMEADDRESS,
+/// MANAGETEMPADDR, NOPREFIXROUTE, MCAUTOJOIN. The others say how it came to be.
+const ASKABLE: u32 = 0x02 | 0x10 | 0x100 | 0x200 | 0x400;
 
 const RTA_OIF: u16 = 4;
 const RTA_MULTIPATH: u16 = 9;
@@ -310,7 +309,9 @@ fn adapted(entry: &Rtnetlink) -> Result<Vec<u8>> {
         Rtm::Newaddr => {
             let (header, attrs) = message.split_at_checked(ADDRESS_HEADER).ok_or_else(bad)?;
             let mut w = Writer::new();
-            let mut flags = u32::from(header.get(2).copied().unwrap_or_default());
+            let mut header = header.to_vec();
+            let old = header.get_mut(2).ok_or_else(bad)?;
+            let mut flags = u32::from(std::mem::take(old));
             for attr in Attrs::new(attrs) {
                 let (kind, value) = attr?;
                 if kind == IFA_FLAGS {
@@ -319,8 +320,8 @@ fn adapted(entry: &Rtnetlink) -> Result<Vec<u8>> {
                     w.put(kind, value)?;
                 }
             }
-            w.put_u32(IFA_FLAGS, flags & !PROBING | NODAD)?;
-            message = [header, w.bytes()].concat();
+            w.put_u32(IFA_FLAGS, flags & ASKABLE)?;
+            message = [&header, w.bytes()].concat();
         }
         Rtm::Newroute => {
             let flags = message.get_mut(8..12).ok_or_else(bad)?;

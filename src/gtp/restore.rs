@@ -10,10 +10,10 @@ use super::dump::Summary;
 use super::link::{self, Sockets};
 use super::network::{self, Made};
 use super::table::Filler;
-use super::{sysctl, Error, Result};
+use super::{flow, nat, sysctl, Error, Result};
 use crate::image::{Reader, KIND_GTP};
 use crate::proto::record::Body;
-use crate::proto::{GtpLink, Rtnetlink, Sysctl};
+use crate::proto::{GtpLink, NatRule, Rtnetlink, Sysctl};
 
 /// More links than one host has.
 const MAX_LINKS: usize = 4096;
@@ -64,7 +64,7 @@ pub fn survey<R: Read>(image: &mut Reader<R>) -> Result<Survey> {
                     .ok_or(Error::BadImage("a tunnel has no link"))?;
                 *sum = sum.saturating_add(count);
             }
-            Body::Sysctl(_) | Body::Rtnetlink(_) => {}
+            Body::Sysctl(_) | Body::Rtnetlink(_) | Body::NatRule(_) | Body::Flows(_) => {}
             _ => return Err(Error::BadImage("it has a record that belongs elsewhere")),
         }
     }
@@ -93,7 +93,7 @@ pub fn restore<R: Read>(
 ) -> Result<Summary> {
     image.expect(KIND_GTP)?;
     let mut work = Work::default();
-    let mut tunnels = 0;
+    let (mut tunnels, mut flows) = (0, 0);
     while let Some(body) = image.next_record()? {
         match body {
             Body::Sysctl(setting) => work.set(&setting)?,
@@ -117,6 +117,11 @@ pub fn restore<R: Read>(
                 }
                 progress(tunnels);
             }
+            Body::NatRule(rule) => work.translate(rule)?,
+            Body::Flows(some) => {
+                flows += u64::try_from(some.flows.len()).unwrap_or_default();
+                flow::add(&some)?;
+            }
             Body::Rtnetlink(entry) => work.connect(entry)?,
             _ => return Err(Error::BadImage("it has a record that belongs elsewhere")),
         }
@@ -124,7 +129,11 @@ pub fn restore<R: Read>(
     work.bring_up()?;
     let links = u64::try_from(work.links.len()).unwrap_or_default();
     work.done = true;
-    Ok(Summary { links, tunnels })
+    Ok(Summary {
+        links,
+        tunnels,
+        flows,
+    })
 }
 
 /// What has been made so far; undone when it is dropped before it is done.
@@ -136,6 +145,7 @@ struct Work {
     fillers: HashMap<u32, Filler>,
     settings: Vec<Sysctl>,
     rules: Vec<Rtnetlink>,
+    translations: Vec<NatRule>,
 }
 
 impl Work {
@@ -165,6 +175,13 @@ impl Work {
         let (ifindex, name) = (link.ifindex, link.name.clone());
         self.links.push(link);
         self.fillers.insert(ifindex, Filler::new(&name)?);
+        Ok(())
+    }
+
+    fn translate(&mut self, rule: NatRule) -> Result<()> {
+        if nat::add(&rule)? {
+            self.translations.push(rule);
+        }
         Ok(())
     }
 
@@ -204,6 +221,9 @@ impl Drop for Work {
         self.fillers.clear();
         for rule in self.rules.drain(..) {
             undone("policy rule", network::remove_rule(&rule));
+        }
+        for rule in self.translations.drain(..) {
+            undone(&nat::describe(&rule), nat::remove(&rule));
         }
         for link in self.links.drain(..).rev() {
             undone(&link.name, link::delete(link.ifindex));

@@ -3,27 +3,15 @@
 
 use std::net::IpAddr;
 
-use crate::netlink::{Attrs, Message, Result, Writer};
+use crate::netlink::nft::{
+    be32, DELRULE, DELSETELEM, DELTABLE, GETSETELEM, LIST_ELEM, NEWCHAIN, NEWRULE, NEWSET,
+    NEWSETELEM, NEWTABLE,
+};
+use crate::netlink::{nft, Attrs, Message, Result, Writer};
 
-/// `NFNL_SUBSYS_NFTABLES`.
-const NFTABLES: u16 = 10;
 /// `NFPROTO_INET`: one table for both families.
 const INET: u8 = 1;
-const BATCH_BEGIN: u16 = 0x10;
-const BATCH_END: u16 = 0x11;
 
-const NEWTABLE: u16 = 0;
-const DELTABLE: u16 = 2;
-const NEWCHAIN: u16 = 3;
-const NEWRULE: u16 = 6;
-const DELRULE: u16 = 8;
-const NEWSET: u16 = 9;
-const NEWSETELEM: u16 = 12;
-const GETSETELEM: u16 = 13;
-const DELSETELEM: u16 = 14;
-
-/// `NFTA_LIST_ELEM`, also the only value in some nests.
-const LIST_ELEM: u16 = 1;
 const REGISTER: u32 = 1;
 const VERDICT_REGISTER: u32 = 0;
 
@@ -87,23 +75,8 @@ impl Family {
     }
 }
 
-fn header(family: u8, resource: u16) -> [u8; 4] {
-    let [hi, lo] = resource.to_be_bytes();
-    [family, 0, hi, lo]
-}
-
 fn message(kind: u16, flags: i32, attrs: &Writer) -> Message {
-    Message::new(NFTABLES << 8 | kind, flags, &header(INET, 0)).with(attrs)
-}
-
-/// Begin and end of a transaction.
-pub(super) fn frame() -> (Message, Message) {
-    let bound = |kind| Message::new(kind, libc::NLM_F_REQUEST, &header(0, NFTABLES));
-    (bound(BATCH_BEGIN), bound(BATCH_END))
-}
-
-fn be32(w: &mut Writer, kind: u16, value: u32) -> Result<()> {
-    w.put(kind, &value.to_be_bytes())
+    nft::message(kind, flags, INET, attrs)
 }
 
 fn in_table() -> Result<Writer> {

@@ -6,13 +6,13 @@ use std::net::IpAddr;
 
 use super::encode::{self, Family};
 use super::{Error, Result};
-use crate::netlink::{self, Message, Protocol, Socket};
+use crate::netlink::{self, nft, Message, Protocol, Socket};
 
 /// Reads and changes meet those of others so often before giving up.
 const ATTEMPTS: usize = 8;
 
 fn transaction(body: &[Message]) -> netlink::Result<()> {
-    let (begin, end) = encode::frame();
+    let (begin, end) = nft::frame();
     Socket::open(Protocol::Netfilter)?.transaction(&begin, body, &end)
 }
 

@@ -200,6 +200,14 @@ impl Writer {
         self.put_nest(kind, &inner)
     }
 
+    /// Attributes as they were received, as one nested attribute.
+    ///
+    /// # Errors
+    /// The whole is longer than an attribute can be.
+    pub fn put_nest_bytes(&mut self, kind: u16, inner: &[u8]) -> Result<()> {
+        self.put(kind | NESTED, inner)
+    }
+
     /// What was written elsewhere, as one nested attribute.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ mod batch;
 mod error;
 mod genl;
 mod message;
+pub(crate) mod nft;
 pub(crate) mod socket;
 
 pub(crate) use addresses::ip;

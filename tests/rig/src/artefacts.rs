@@ -125,7 +125,14 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
     .concat();
     let all = matches!(needs, Needs::Everything | Needs::Bench | Needs::Unloaded);
     let made = cargo(if all { &everything } else { &workloads }, &[])?;
-    for name in ["mme-server", "enb-peer", "socket-zoo", "bench-conns"] {
+    for name in [
+        "mme-server",
+        "enb-peer",
+        "socket-zoo",
+        "bench-conns",
+        "spgw",
+        "ran-peer",
+    ] {
         payload.add(&format!("/usr/bin/{name}"), 0o755, &find(&made, name)?)?;
     }
     if all {

@@ -6,12 +6,14 @@ mod bench;
 mod cli;
 mod companion;
 mod dkms;
+mod gtp;
 mod local;
 mod migrate_mme;
 mod migrate_socat;
 mod mme;
 mod repair;
 mod sockets;
+mod spgw;
 mod stock;
 mod wakeup;
 
@@ -58,6 +60,8 @@ pub const ALL: &[Scenario] = &[
     migrate_mme::MANY,
     wakeup::SCENARIO,
     bad_input::SCENARIO,
+    gtp::LOCAL,
+    gtp::MIGRATE,
     companion::SCENARIO,
     dkms::SCENARIO,
     bench::SCENARIO,

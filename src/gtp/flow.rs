@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Connections of subscribers that the kernel tracks (`ctnetlink`). Without
+//! them a masqueraded flow would come out of another port after the move, and
+//! the host on the internet would take it for another one.
+
+use super::nat::Subscribers;
+use super::{Error, Result};
+use crate::netlink::nft::header;
+use crate::netlink::{self, Attrs, Batch, Message, Protocol, Socket, Writer};
+use crate::proto::Flows;
+
+/// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_NEW` and `_GET`.
+const CT_NEW: u16 = 1 << 8;
+const CT_GET: u16 = 1 << 8 | 1;
+/// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+const FAMILIES: [u8; 2] = [2, 10];
+
+const TUPLE_ORIG: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const STATUS: u16 = 3;
+const PROTOINFO: u16 = 4;
+const NAT_SRC: u16 = 6;
+const TIMEOUT: u16 = 7;
+const MARK: u16 = 8;
+const NAT_DST: u16 = 13;
+const ZONE: u16 = 18;
+const LABELS: u16 = 22;
+
+/// Bits of the status that may be set: SEEN_REPLY, ASSURED, CONFIRMED.
+const SETTABLE: u32 = 2 | 4 | 8;
+/// `IP_CT_TCP_FLAG_BE_LIBERAL`: the windows are not known on the other host.
+const LIBERAL: u8 = 8;
+/// Bytes of flows in a record.
+const FULL: usize = 256 * 1024;
+
+/// Reads the flows of subscribers, some thousand at a time.
+///
+/// # Errors
+/// Those of the netlink socket, or of `each`.
+pub fn read(who: &Subscribers<'_>, mut each: impl FnMut(Flows) -> Result<()>) -> Result<u64> {
+    let mut count = 0;
+    for family in FAMILIES {
+        let mut socket = Socket::open(Protocol::Netfilter)?;
+        let mut found = Flows {
+            family: family.into(),
+            flows: Vec::new(),
+        };
+        let mut bytes = 0;
+        let msg = Message::new(CT_GET, 0, &header(family, 0));
+        let read = socket.dump(msg, |payload| {
+            let attrs = Attrs::new(payload.get(4..).unwrap_or_default());
+            if let Some(flow) = request(&attrs, who)? {
+                count += 1;
+                bytes += flow.len();
+                found.flows.push(flow);
+                if bytes > FULL {
+                    bytes = 0;
+                    let flows = std::mem::take(&mut found.flows);
+                    each(Flows { flows, ..found })?;
+                }
+            }
+            Ok::<(), Error>(())
+        });
+        match read {
+            // No connection tracking here.
+            Err(e) if e.errno() == Some(libc::EOPNOTSUPP) => {}
+            other => other?,
+        }
+        if !found.flows.is_empty() {
+            each(found)?;
+        }
+    }
+    Ok(count)
+}
+
+/// An end of a flow: address, and port or what stands for it.
+type End<'a> = (&'a [u8], Option<&'a [u8]>);
+
+/// Source and destination in a tuple.
+fn ends<'a>(tuple: &'a [u8]) -> netlink::Result<Option<(End<'a>, End<'a>)>> {
+    let tuple = Attrs::new(tuple);
+    let (Some(ip), Some(proto)) = (tuple.find(1)?, tuple.find(2)?) else {
+        return Ok(None);
+    };
+    let (ip, proto) = (Attrs::new(ip), Attrs::new(proto));
+    // CTA_IP_V4_SRC and _DST, CTA_IP_V6_SRC and _DST.
+    let source = ip.find(1)?.or(ip.find(3)?);
+    let dest = ip.find(2)?.or(ip.find(4)?);
+    // CTA_PROTO_SRC_PORT and _DST_PORT; an ICMP id stands for both.
+    let id = proto.find(4)?.or(proto.find(7)?);
+    let (from, to) = (proto.find(2)?.or(id), proto.find(3)?.or(id));
+    Ok(source.zip(dest).map(|(s, d)| ((s, from), (d, to))))
+}
+
+/// What makes the same flow on another host; `None` when it is no subscriber's.
+fn request(attrs: &Attrs<'_>, who: &Subscribers<'_>) -> netlink::Result<Option<Vec<u8>>> {
+    let (Some(orig), Some(reply), Some(timeout)) = (
+        attrs.find(TUPLE_ORIG)?,
+        attrs.find(TUPLE_REPLY)?,
+        attrs.find(TIMEOUT)?,
+    ) else {
+        return Ok(None);
+    };
+    let (Some((source, dest)), Some((replier, answered))) = (ends(orig)?, ends(reply)?) else {
+        return Ok(None);
+    };
+    if !who.contain(source.0) && !who.contain(dest.0) {
+        return Ok(None);
+    }
+    let mut w = Writer::new();
+    w.put_nest_bytes(TUPLE_ORIG, orig)?;
+    w.put_nest_bytes(TUPLE_REPLY, reply)?;
+    let status = attrs.find(STATUS)?.and_then(|v| v.try_into().ok());
+    let status = status.map_or(0, u32::from_be_bytes) & SETTABLE;
+    w.put(STATUS, &status.to_be_bytes())?;
+    w.put(TIMEOUT, timeout)?;
+    if let Some(info) = attrs.find(PROTOINFO)? {
+        w.nest(PROTOINFO, |w| protocol(w, info))?;
+    }
+    for kind in [MARK, ZONE, LABELS] {
+        if let Some(value) = attrs.find(kind)? {
+            w.put(kind, value)?;
+        }
+    }
+    if answered != source {
+        w.nest(NAT_SRC, |w| translation(w, answered))?;
+    }
+    if replier != dest {
+        w.nest(NAT_DST, |w| translation(w, replier))?;
+    }
+    Ok(Some(w.bytes().to_vec()))
+}
+
+/// `CTA_NAT_*`: exactly this address and port.
+fn translation(w: &mut Writer, (ip, port): End<'_>) -> netlink::Result<()> {
+    let (min, max) = if ip.len() == 4 { (1, 2) } else { (4, 5) };
+    w.put(min, ip)?;
+    w.put(max, ip)?;
+    let Some(port) = port else { return Ok(()) };
+    w.nest(3, |w| {
+        w.put(1, port)?;
+        w.put(2, port)
+    })
+}
+
+/// The state of a connection-oriented protocol.
+fn protocol(w: &mut Writer, info: &[u8]) -> netlink::Result<()> {
+    const TCP: u16 = 1;
+    const FLAGS: [u16; 2] = [4, 5];
+    for attr in Attrs::new(info) {
+        let (kind, value) = attr?;
+        if kind != TCP {
+            w.put_nest_bytes(kind, value)?;
+            continue;
+        }
+        w.nest(TCP, |w| {
+            for attr in Attrs::new(value) {
+                let (kind, value) = attr?;
+                match value {
+                    // Flags and the mask of those to set.
+                    [flags, _] if FLAGS.contains(&kind) => {
+                        let flags = flags | LIBERAL;
+                        w.put(kind, &[flags, flags])?;
+                    }
+                    _ => w.put(kind, value)?,
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Adds flows. One that cannot be added is lost, and no reason to lose all.
+///
+/// # Errors
+/// Those of the netlink socket.
+pub fn add(flows: &Flows) -> Result<()> {
+    let family = u8::try_from(flows.family)
+        .ok()
+        .filter(|f| FAMILIES.contains(f))
+        .ok_or(Error::BadImage("flows are of an unknown family"))?;
+    let mut socket = Socket::open(Protocol::Netfilter)?;
+    let mut batch = socket.batch();
+    for flow in &flows.flows {
+        let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+        batch.push(CT_NEW, flags, &header(family, 0), |w| {
+            w.append(flow);
+            Ok(())
+        })?;
+        if batch.is_full() {
+            send(&mut socket, &mut batch)?;
+        }
+    }
+    send(&mut socket, &mut batch)
+}
+
+fn send(socket: &mut Socket, batch: &mut Batch) -> Result<()> {
+    match socket.run(batch) {
+        Err((_, e)) if e.errno() == Some(libc::EEXIST) => Ok(()),
+        Err((_, netlink::Error::Refused(refusal))) => {
+            log::warn!("a subscriber's connection is not tracked any more: {refusal}");
+            Ok(())
+        }
+        Err((_, e)) => Err(e.into()),
+        Ok(()) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let who = Subscribers { links: &[], prefixes: &[(vec![10, 60, 0, 0], 14)] };
+            let _ = request(&Attrs::new(&bytes), &who);
+        }
+    }
+
+    fn tuple(w: &mut Writer, kind: u16, from: ([u8; 4], u16), to: ([u8; 4], u16)) {
+        w.nest(kind, |w| {
+            w.nest(1, |w| {
+                w.put(1, &from.0)?;
+                w.put(2, &to.0)
+            })?;
+            w.nest(2, |w| {
+                w.put(1, &[17])?;
+                w.put(2, &from.1.to_be_bytes())?;
+                w.put(3, &to.1.to_be_bytes())
+            })
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_masqueraded_flow_keeps_its_port() {
+        let who = Subscribers {
+            links: &[],
+            prefixes: &[(vec![10, 60, 0, 0], 14)],
+        };
+        let (ue, host, spgw) = ([10, 60, 1, 2], [192, 0, 2, 1], [192, 0, 2, 9]);
+        let mut w = Writer::new();
+        tuple(&mut w, TUPLE_ORIG, (ue, 4000), (host, 53));
+        tuple(&mut w, TUPLE_REPLY, (host, 53), (spgw, 61000));
+        w.put(STATUS, &0x19au32.to_be_bytes()).unwrap();
+        w.put(TIMEOUT, &30u32.to_be_bytes()).unwrap();
+        let made = request(&Attrs::new(w.bytes()), &who).unwrap().unwrap();
+        let made = Attrs::new(&made);
+        assert_eq!(made.find(STATUS).unwrap(), Some(&[0, 0, 0, 10][..]));
+        let nat = Attrs::new(made.find(NAT_SRC).unwrap().unwrap());
+        assert_eq!(nat.find(1).unwrap(), Some(&spgw[..]));
+        let port = Attrs::new(nat.find(3).unwrap().unwrap());
+        assert_eq!(port.find(1).unwrap(), Some(&61000u16.to_be_bytes()[..]));
+        assert_eq!(made.find(NAT_DST).unwrap(), None);
+
+        let other = Subscribers {
+            links: &[],
+            prefixes: &[(vec![10, 99, 0, 0], 16)],
+        };
+        assert_eq!(request(&Attrs::new(w.bytes()), &other).unwrap(), None);
+    }
+}

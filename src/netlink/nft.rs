@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What all who speak to nfnetlink share (`linux/netfilter/nfnetlink.h`,
+//! `nf_tables.h`).
+
+use super::{Message, Result, Writer};
+
+/// `NFNL_SUBSYS_NFTABLES`.
+const NFTABLES: u16 = 10;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+
+pub(crate) const NEWTABLE: u16 = 0;
+pub(crate) const DELTABLE: u16 = 2;
+pub(crate) const NEWCHAIN: u16 = 3;
+pub(crate) const GETCHAIN: u16 = 4;
+pub(crate) const NEWRULE: u16 = 6;
+pub(crate) const GETRULE: u16 = 7;
+pub(crate) const DELRULE: u16 = 8;
+pub(crate) const NEWSET: u16 = 9;
+pub(crate) const NEWSETELEM: u16 = 12;
+pub(crate) const GETSETELEM: u16 = 13;
+pub(crate) const DELSETELEM: u16 = 14;
+
+/// `NFTA_LIST_ELEM`, also the only value in some nests.
+pub(crate) const LIST_ELEM: u16 = 1;
+
+/// `struct nfgenmsg`.
+pub(crate) fn header(family: u8, resource: u16) -> [u8; 4] {
+    let [hi, lo] = resource.to_be_bytes();
+    [family, 0, hi, lo]
+}
+
+/// A message of nftables.
+pub(crate) fn message(kind: u16, flags: i32, family: u8, attrs: &Writer) -> Message {
+    Message::new(NFTABLES << 8 | kind, flags, &header(family, 0)).with(attrs)
+}
+
+/// Begin and end of a transaction.
+pub(crate) fn frame() -> (Message, Message) {
+    let bound = |kind| Message::new(kind, libc::NLM_F_REQUEST, &header(0, NFTABLES));
+    (bound(BATCH_BEGIN), bound(BATCH_END))
+}
+
+/// A number as nfnetlink wants it.
+pub(crate) fn be32(w: &mut Writer, kind: u16, value: u32) -> Result<()> {
+    w.put(kind, &value.to_be_bytes())
+}

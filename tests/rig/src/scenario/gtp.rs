@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! GTP links and their tunnels: in place, and from host to host.
+
+use std::{thread, time::Duration};
+
+use anyhow::{ensure, Result};
+
+use super::{
+    spgw::{self, Net, CONTROL},
+    Scenario,
+};
+use crate::{
+    artefacts::Needs,
+    guest::Guest,
+    lab::{Lab, Plan, IMAGES, SERVICE4, SERVICE4_NET},
+    migrate::{self, Move},
+    narrate::Narrator,
+    outcome::Outcome,
+    switch::Wire,
+};
+
+const WIRE: Wire = Wire {
+    delay: Duration::from_millis(1),
+    loss: 0,
+};
+
+pub(super) const LOCAL: Scenario = Scenario {
+    name: "gtp-local",
+    about:
+        "an SPGW is dumped and restored in place, and dumped without an end; `telecr gtp` by hand",
+    in_all: true,
+    keep: false,
+    plan: Plan {
+        needs: Needs::Everything,
+        dest: false,
+        wire: WIRE,
+    },
+    run: local,
+};
+
+pub(super) const MIGRATE: Scenario = Scenario {
+    name: "gtp-migrate",
+    about: "an SPGW with 10,000 tunnels moves to another host",
+    in_all: true,
+    keep: false,
+    plan: Plan {
+        needs: Needs::Everything,
+        dest: true,
+        wire: WIRE,
+    },
+    run: migrate,
+};
+
+fn local(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+    let net = spgw::start(lab, 300, &["--mixed"])?;
+    let before = spgw::snapshot(&mut lab.peer, &net)?;
+    tell.step("source: SPGW with 350 tunnels of all kinds, every UE is served");
+
+    by_hand(&mut lab.source, &net)?;
+    tell.step("telecr gtp dump, diff, list: what is in the kernel is in the image");
+
+    let out = migrate::dump(&mut lab.source, net.spgw, &["--leave-running"])?;
+    migrate::must("source", "criu dump --leave-running", &out)?;
+    outcome.figure("dump_ms", out.elapsed_ms);
+    runs_on(lab, &net)?;
+    for point in 1..=5 {
+        killed(lab, &net, out.elapsed_ms * point / 6)?;
+    }
+    same(&mut lab.source, "/var/tmp/a.img")?;
+    tell.step("--leave-running, and CRIU killed at 5 points: it goes on, nothing differs");
+
+    lab.source.sh(&format!("rm -rf {IMAGES}; mkdir {IMAGES}"))?;
+    lab.source.sh(&migrate::lock(&[SERVICE4]))?;
+    let out = migrate::dump(&mut lab.source, net.spgw, &[])?;
+    migrate::must("source", "criu dump", &out)?;
+    lab.source
+        .until("the link to go with its process", 10.0, |g| {
+            Ok(g.run(&["ip", "link", "show", "gtp0"])?.code != 0)
+        })?;
+    let out = migrate::restore(&mut lab.source)?;
+    migrate::must("source", "criu restore", &out)?;
+    outcome.figure("restore_ms", out.elapsed_ms);
+    runs_on(lab, &net)?;
+    same(&mut lab.source, "/var/tmp/a.img")?;
+    tell.step("dump and restore in place: the SPGW is back, nothing differs");
+
+    let after = spgw::all_served(&mut lab.peer, &net)?;
+    spgw::judge(&before, &after, outcome);
+    Ok(())
+}
+
+/// What an operator does without CRIU.
+fn by_hand(guest: &mut Guest, net: &Net) -> Result<()> {
+    guest.sh("telecr gtp dump /var/tmp/a.img")?;
+    same(guest, "/var/tmp/a.img")?;
+    let all = guest.sh("telecr gtp list --json")?;
+    let all: Vec<serde_json::Value> = serde_json::from_str(&all)?;
+    ensure!(
+        all.len() == 350,
+        "telecr gtp list shows {} tunnels",
+        all.len()
+    );
+    let one = guest.sh("telecr gtp list --teid 0x10000007")?;
+    ensure!(
+        one.lines().count() == 2 && one.contains("10.60.1.3") != one.contains("10.62.1.3"),
+        "UE 7 is not listed alone: {one}"
+    );
+    ensure!(command(guest, "add 5000")? == "ok", "no tunnel was added");
+    let out = guest.run(&["telecr", "gtp", "diff", "/var/tmp/a.img", "live"])?;
+    ensure!(
+        out.code == 1
+            && out.stdout.lines().count() == 1
+            && out.stdout.starts_with("+ gtp0 tunnel TEID 0x10001388/"),
+        "diff does not tell of the new tunnel: {} {}{}",
+        out.code,
+        out.stdout,
+        out.stderr
+    );
+    guest.sh("telecr gtp dump /var/tmp/a.img")?;
+    let refused = guest.run(&[
+        "telecr",
+        "gtp",
+        "restore",
+        "--pid",
+        &net.spgw.to_string(),
+        "/var/tmp/a.img",
+    ])?;
+    ensure!(
+        refused.code == 1 && refused.stderr.contains("gtp0 is here already"),
+        "a link that is there was not refused: {}",
+        refused.stderr
+    );
+    same(guest, "/var/tmp/a.img")
+}
+
+/// Fails unless the kernel has what an image says.
+fn same(guest: &mut Guest, image: &str) -> Result<()> {
+    let out = guest.run(&["telecr", "gtp", "diff", image, "live"])?;
+    ensure!(
+        out.code == 0 && out.stdout.is_empty(),
+        "{} differs from its image: {}{}",
+        guest.name,
+        out.stdout,
+        out.stderr
+    );
+    Ok(())
+}
+
+/// Asks the daemon on its control socket.
+fn command(guest: &mut Guest, words: &str) -> Result<String> {
+    let answer = guest.sh(&format!("echo {words} | socat -t 5 STDIO UNIX:{CONTROL}"))?;
+    Ok(answer.trim().to_owned())
+}
+
+/// Fails unless the daemon answers, can add a tunnel, and every UE is served.
+fn runs_on(lab: &mut Lab, net: &Net) -> Result<()> {
+    let known = command(&mut lab.source, "count")?;
+    ensure!(known.parse::<u64>().is_ok(), "the SPGW answers {known:?}");
+    spgw::all_served(&mut lab.peer, net).map(drop)
+}
+
+fn killed(lab: &mut Lab, net: &Net, after_ms: u64) -> Result<()> {
+    let pid = net.spgw.to_string();
+    let argv = [
+        "criu",
+        "dump",
+        "--leave-running",
+        "-t",
+        &pid,
+        "-D",
+        IMAGES,
+        "-v4",
+        "-o",
+        "killed.log",
+    ];
+    let criu = lab.source.spawn(&argv, "/dev/null")?;
+    thread::sleep(Duration::from_millis(after_ms));
+    lab.source.signal(criu, libc::SIGKILL)?;
+    lab.source.wait(criu, 10.0)?;
+    runs_on(lab, net)
+}
+
+fn migrate(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+    let net = spgw::start(lab, 10_000, &[])?;
+    let before = spgw::snapshot(&mut lab.peer, &net)?;
+    outcome.figure("tunnels", net.tunnels);
+    tell.step("source: SPGW with 10,000 tunnels, every UE is served");
+    lab.source.sh("telecr gtp dump /var/tmp/before.img")?;
+    let what = Move {
+        pid: net.spgw,
+        addresses: &[SERVICE4_NET],
+        files: &["/var/tmp/before.img"],
+    };
+    migrate::migrate(lab, &what, outcome, tell)?;
+    let left = lab.source.run(&["ip", "link", "show", "gtp0"])?;
+    outcome.require(left.code != 0, || "the source still has gtp0".into());
+    same(lab.dest()?, "/var/tmp/before.img")?;
+    let known = command(lab.dest()?, "count")?;
+    ensure!(known == "10000", "the SPGW answers {known:?}");
+    let after = spgw::all_served(&mut lab.peer, &net)?;
+    tell.step("every UE is served again");
+    spgw::judge(&before, &after, outcome);
+    ensure!(
+        command(lab.dest()?, "add 20000")? == "ok",
+        "no tunnel was added"
+    );
+    Ok(())
+}
