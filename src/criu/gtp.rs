@@ -314,6 +314,13 @@ impl Restore {
                 )
                 .map_err(|source| gtp_error(name.clone(), source))
             })?;
+            let unlocked = netns::of_task(pid, || {
+                let bound = sockets().filter_map(bound).map(|a| a.ip());
+                super::restore::unlock_bound(bound.collect())
+            });
+            if let Err(e) = unlocked {
+                log::error!("{e}");
+            }
             log::info!(
                 "{name}: {} GTP links with {} tunnels and {} connections restored",
                 summary.links,

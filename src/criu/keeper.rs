@@ -2,11 +2,12 @@
 //! The keeper: a small process that outlives CRIU and takes a GTP link away
 //! when the tasks it belonged to have left.
 //!
-//! The kernel keeps a link whose process has ended, deaf but with all routes.
 //! Until the dump has ended nobody knows whether the tasks will live, so the
-//! keeper waits. Once they are dead it deletes the link, and keeps its copies
-//! of the sockets as long as their addresses are on this host: a packet that
-//! meets no socket would draw an ICMP error, on which peers give up tunnels.
+//! keeper waits. Once they are dead it keeps the link, and its copies of the
+//! sockets, as long as their addresses are on this host: the kernel goes on to
+//! serve the subscribers meanwhile, and no packet draws an error on which peers
+//! give up tunnels. When the addresses have left it deletes the link, which
+//! would stay with all its routes otherwise.
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -83,11 +84,9 @@ fn keep(dump: &GtpDump, watch: &Watch, line: &UnixStream) {
         let Some(socket) = dump.sockets.get(*index) else {
             continue;
         };
-        let gone = sockets::enter_netns(socket.file.as_fd())
-            .doing(|| "cannot enter the network namespace of a GTP link")
-            .and_then(|()| delete(links));
-        if let Err(e) = gone {
-            log::error!("{e}");
+        if let Err(e) = sockets::enter_netns(socket.file.as_fd()) {
+            log::error!("cannot enter the network namespace of a GTP link: {e}");
+            continue;
         }
         let bound = dump
             .sockets
@@ -95,6 +94,9 @@ fn keep(dump: &GtpDump, watch: &Watch, line: &UnixStream) {
             .filter_map(|s| sockets::bound_to(s.file.as_fd()));
         let bound: HashSet<IpAddr> = bound.map(|a| a.ip()).collect();
         departed::hold_until(|| Ok(left(&bound, local_addresses()?)));
+        if let Err(e) = delete(links) {
+            log::error!("{e}");
+        }
     }
 }
 

@@ -189,7 +189,7 @@ impl Waker {
 /// Removes the packet lock of the sockets' addresses, in the task's network
 /// namespace.
 fn unlock(pid: i32, repair: &mut Repair, sockets: &[OwnedFd]) -> Result<()> {
-    let mut addresses: Vec<IpAddr> = Vec::new();
+    let mut addresses: HashSet<IpAddr> = HashSet::new();
     for socket in sockets {
         let endpoint = repair
             .endpoint(socket.as_fd())
@@ -205,17 +205,20 @@ fn unlock(pid: i32, repair: &mut Repair, sockets: &[OwnedFd]) -> Result<()> {
                 .map(|a| a.ip()),
         );
     }
-    netns::of_task(pid, || {
-        if addresses.iter().any(IpAddr::is_unspecified) {
-            // Bound to any address: all of them answer for the socket.
-            addresses.extend(local_addresses().map_err(|e| Error::Other(e.to_string()))?);
-        }
+    netns::of_task(pid, || unlock_bound(addresses))
+}
+
+/// Removes the packet lock of addresses that sockets are bound to, in the
+/// network namespace of the calling thread.
+pub(super) fn unlock_bound(mut addresses: HashSet<IpAddr>) -> Result<()> {
+    if addresses.iter().any(IpAddr::is_unspecified) {
+        // Bound to any address: all of them answer for the socket.
+        addresses.extend(local_addresses().map_err(|e| Error::Other(e.to_string()))?);
         addresses.retain(|a| !a.is_unspecified());
-        addresses.sort_unstable();
-        addresses.dedup();
-        crate::lock::unlock(&addresses)
-            .map_err(|e| Error::Other(format!("cannot remove the packet lock: {e}")))
-    })
+    }
+    let addresses: Vec<IpAddr> = addresses.into_iter().collect();
+    crate::lock::unlock(&addresses)
+        .map_err(|e| Error::Other(format!("cannot remove the packet lock: {e}")))
 }
 
 fn open_repair() -> Result<Repair> {

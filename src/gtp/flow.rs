@@ -171,40 +171,49 @@ fn protocol(w: &mut Writer, info: &[u8]) -> netlink::Result<()> {
     Ok(())
 }
 
-/// Adds flows. One that cannot be added is lost, and no reason to lose all.
+/// Adds flows; answers how many are tracked now. One that cannot be added is
+/// no reason to lose all: its sender may come out of another port.
 ///
 /// # Errors
 /// Those of the netlink socket.
-pub fn add(flows: &Flows) -> Result<()> {
+pub fn add(flows: &Flows) -> Result<u64> {
     let family = u8::try_from(flows.family)
         .ok()
         .filter(|f| FAMILIES.contains(f))
         .ok_or(Error::BadImage("flows are of an unknown family"))?;
     let mut socket = Socket::open(Protocol::Netfilter)?;
     let mut batch = socket.batch();
-    for flow in &flows.flows {
+    let (mut tracked, mut waiting) = (0, 0);
+    for (place, flow) in flows.flows.iter().enumerate() {
         let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
         batch.push(CT_NEW, flags, &header(family, 0), |w| {
             w.append(flow);
             Ok(())
         })?;
-        if batch.is_full() {
-            send(&mut socket, &mut batch)?;
+        waiting += 1;
+        if batch.is_full() || place + 1 == flows.flows.len() {
+            tracked += send(&mut socket, &mut batch, std::mem::take(&mut waiting))?;
         }
     }
-    send(&mut socket, &mut batch)
+    Ok(tracked)
 }
 
-fn send(socket: &mut Socket, batch: &mut Batch) -> Result<()> {
-    match socket.run(batch) {
-        Err((_, e)) if e.errno() == Some(libc::EEXIST) => Ok(()),
-        Err((_, netlink::Error::Refused(refusal))) => {
-            log::warn!("a subscriber's connection is not tracked any more: {refusal}");
-            Ok(())
+fn send(socket: &mut Socket, batch: &mut Batch, count: u64) -> Result<u64> {
+    let mut lost = 0;
+    socket.run_each(batch, |_, e| match e.errno() {
+        Some(libc::EEXIST) => {}
+        Some(libc::ENOMEM) => {
+            lost += 1;
+            log::warn!(
+                "a subscriber's connection is not tracked any more, for the table is full; raise net.netfilter.nf_conntrack_max"
+            );
         }
-        Err((_, e)) => Err(e.into()),
-        Ok(()) => Ok(()),
-    }
+        _ => {
+            lost += 1;
+            log::warn!("a subscriber's connection is not tracked any more: {e}");
+        }
+    })?;
+    Ok(count.saturating_sub(lost))
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ use crate::proto::{GtpLink, NatRule, Rtnetlink, Sysctl};
 
 /// More links than one host has.
 const MAX_LINKS: usize = 4096;
+/// More settings than links have.
+const MAX_SETTINGS: usize = 256 * MAX_LINKS;
 
 /// What an image holds, found out in a first walk.
 #[derive(Debug, Clone, Default)]
@@ -96,7 +98,7 @@ pub fn restore<R: Read>(
     let (mut tunnels, mut flows) = (0, 0);
     while let Some(body) = image.next_record()? {
         match body {
-            Body::Sysctl(setting) => work.set(&setting)?,
+            Body::Sysctl(setting) => work.set(setting)?,
             Body::GtpLink(link) => {
                 let sockets = if link.kernel_sockets {
                     OwnedSockets::default()
@@ -119,14 +121,14 @@ pub fn restore<R: Read>(
             }
             Body::NatRule(rule) => work.translate(rule)?,
             Body::Flows(some) => {
-                flows += u64::try_from(some.flows.len()).unwrap_or_default();
-                flow::add(&some)?;
+                flows += flow::add(&some)?;
             }
             Body::Rtnetlink(entry) => work.connect(entry)?,
             _ => return Err(Error::BadImage("it has a record that belongs elsewhere")),
         }
     }
     work.bring_up()?;
+    work.forward()?;
     let links = u64::try_from(work.links.len()).unwrap_or_default();
     work.done = true;
     Ok(Summary {
@@ -143,18 +145,39 @@ struct Work {
     up: bool,
     links: Vec<GtpLink>,
     fillers: HashMap<u32, Filler>,
+    /// Settings of links, and forwarding, as the image has them.
+    wanted: Vec<(Option<usize>, Sysctl)>,
+    /// Those of the whole namespace, as they were.
     settings: Vec<Sysctl>,
     rules: Vec<Rtnetlink>,
     translations: Vec<NatRule>,
 }
 
 impl Work {
-    fn set(&mut self, setting: &Sysctl) -> Result<()> {
+    /// A setting of the last link; forwarding waits.
+    fn set(&mut self, setting: Sysctl) -> Result<()> {
+        let link = self.links.len().checked_sub(1);
+        if let Some(link) = self.links.last() {
+            sysctl::set(link, &setting)?;
+        }
+        if self.wanted.len() >= MAX_SETTINGS {
+            return Err(Error::BadImage("it has too many settings"));
+        }
+        self.wanted.push((link, setting));
+        Ok(())
+    }
+
+    /// Everything is there: packets may be forwarded. Before, the host would
+    /// have told their senders that the subscribers cannot be reached.
+    fn forward(&mut self) -> Result<()> {
         let nameless = GtpLink::default();
-        let before = sysctl::set(self.links.last().unwrap_or(&nameless), setting)?;
-        // Those of a link go with it.
-        if self.links.is_empty() {
-            self.settings.extend(before);
+        for (link, setting) in &self.wanted {
+            let link = link.and_then(|l| self.links.get(l));
+            // Forwarding sets those of all links, so these come once more.
+            let before = sysctl::set(link.unwrap_or(&nameless), setting)?;
+            if link.is_none() {
+                self.settings.extend(before);
+            }
         }
         Ok(())
     }

@@ -4,18 +4,15 @@
 use std::net::IpAddr;
 
 use crate::netlink::nft::{
-    be32, DELRULE, DELSETELEM, DELTABLE, GETSETELEM, LIST_ELEM, NEWCHAIN, NEWRULE, NEWSET,
-    NEWSETELEM, NEWTABLE,
+    be32, DELRULE, DELSETELEM, DELTABLE, GETSETELEM, LIST_ELEM, NEWCHAIN, NEWSET, NEWSETELEM,
+    NEWTABLE,
 };
 use crate::netlink::{nft, Attrs, Message, Result, Writer};
 
 /// `NFPROTO_INET`: one table for both families.
 const INET: u8 = 1;
 
-const REGISTER: u32 = 1;
-const VERDICT_REGISTER: u32 = 0;
-
-const CHAIN: &str = "prerouting";
+pub(super) const CHAIN: &str = "prerouting";
 /// Before connection tracking, so that nothing remembers a dropped packet.
 const RAW_PRIORITY: i32 = -300;
 
@@ -37,7 +34,7 @@ impl Family {
         }
     }
 
-    fn set(self) -> &'static str {
+    pub(super) fn set(self) -> &'static str {
         match self {
             Self::V4 => "local4",
             Self::V6 => "local6",
@@ -52,7 +49,7 @@ impl Family {
         }
     }
 
-    fn len(self) -> u32 {
+    pub(super) fn len(self) -> u32 {
         match self {
             Self::V4 => 4,
             Self::V6 => 16,
@@ -60,14 +57,14 @@ impl Family {
     }
 
     /// Where the destination address stands in the IP header.
-    fn offset(self) -> u32 {
+    pub(super) fn offset(self) -> u32 {
         match self {
             Self::V4 => 16,
             Self::V6 => 24,
         }
     }
 
-    fn nfproto(self) -> u8 {
+    pub(super) fn nfproto(self) -> u8 {
         match self {
             Self::V4 => 2,
             Self::V6 => 10,
@@ -75,11 +72,11 @@ impl Family {
     }
 }
 
-fn message(kind: u16, flags: i32, attrs: &Writer) -> Message {
+pub(super) fn message(kind: u16, flags: i32, attrs: &Writer) -> Message {
     nft::message(kind, flags, INET, attrs)
 }
 
-fn in_table() -> Result<Writer> {
+pub(super) fn in_table() -> Result<Writer> {
     let mut w = Writer::new();
     w.put_str(1, super::TABLE)?;
     Ok(w)
@@ -120,68 +117,6 @@ pub(super) fn flush_chain() -> Result<Message> {
     let mut w = in_table()?;
     w.put_str(2, CHAIN)?;
     Ok(message(DELRULE, 0, &w))
-}
-
-/// `meta nfproto FAMILY ip daddr @SET meta l4proto sctp drop`
-pub(super) fn new_rule(family: Family) -> Result<Message> {
-    const META_NFPROTO: u32 = 15;
-    const META_L4PROTO: u32 = 16;
-    const NETWORK_HEADER: u32 = 1;
-    let sctp = u8::try_from(libc::IPPROTO_SCTP).unwrap_or_default();
-
-    let mut w = in_table()?;
-    w.put_str(2, CHAIN)?;
-    w.nest(4, |exprs| {
-        load_meta(exprs, META_NFPROTO)?;
-        compare(exprs, family.nfproto())?;
-        expression(exprs, "payload", |e| {
-            be32(e, 1, REGISTER)?;
-            be32(e, 2, NETWORK_HEADER)?;
-            be32(e, 3, family.offset())?;
-            be32(e, 4, family.len())
-        })?;
-        expression(exprs, "lookup", |e| {
-            e.put_str(1, family.set())?;
-            be32(e, 2, REGISTER)
-        })?;
-        load_meta(exprs, META_L4PROTO)?;
-        compare(exprs, sctp)?;
-        expression(exprs, "immediate", |e| {
-            be32(e, 1, VERDICT_REGISTER)?;
-            e.nest(2, |data| data.nest(2, |verdict| be32(verdict, 1, 0))) // NF_DROP
-        })
-    })?;
-    Ok(message(
-        NEWRULE,
-        libc::NLM_F_CREATE | libc::NLM_F_APPEND,
-        &w,
-    ))
-}
-
-fn expression(
-    out: &mut Writer,
-    name: &str,
-    fill: impl FnOnce(&mut Writer) -> Result<()>,
-) -> Result<()> {
-    out.nest(LIST_ELEM, |e| {
-        e.put_str(1, name)?;
-        e.nest(2, fill)
-    })
-}
-
-fn load_meta(out: &mut Writer, key: u32) -> Result<()> {
-    expression(out, "meta", |e| {
-        be32(e, 1, REGISTER)?;
-        be32(e, 2, key)
-    })
-}
-
-fn compare(out: &mut Writer, value: u8) -> Result<()> {
-    expression(out, "cmp", |e| {
-        be32(e, 1, REGISTER)?;
-        be32(e, 2, 0)?; // equal
-        e.nest(3, |data| data.put(1, &[value]))
-    })
 }
 
 /// Addresses in or out of the set of their family.

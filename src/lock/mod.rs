@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The packet lock: SCTP packets to some local addresses are dropped until the
-//! associations behind them are there.
+//! The packet lock: packets to some local addresses are dropped until what they
+//! are for is there.
 //!
-//! Without it a packet that arrives in between is out of the blue, and the
-//! kernel answers it with an ABORT that ends the association at the peer.
+//! Without it an SCTP packet that arrives in between is out of the blue, and the
+//! kernel answers it with an ABORT that ends the association at the peer. A GTP
+//! packet, or one of a subscriber behind the address, would draw an ICMP error,
+//! one of a TCP connection a reset. What a socket of this host waits for passes,
+//! other than SCTP and GTP.
 //!
 //! The lock is the nftables table `inet telecr`: two sets of addresses and a
-//! chain before connection tracking that drops SCTP to them. It is made and
-//! changed in one transaction each, however many addresses there are, and
-//! `nft delete table inet telecr` removes it.
+//! chain before connection tracking. It is made and changed in one transaction
+//! each, however many addresses there are, and `nft delete table inet telecr`
+//! removes it.
 
 mod encode;
 mod error;
+mod rules;
 mod ruleset;
 
 use std::collections::BTreeSet;
@@ -22,7 +26,7 @@ pub use error::{Error, Result};
 /// The table's name.
 pub const TABLE: &str = "telecr";
 
-/// Drops SCTP packets to these addresses, besides those locked already.
+/// Drops packets to these addresses, besides those locked already.
 ///
 /// # Errors
 /// No nftables in this kernel, or no `CAP_NET_ADMIN`.

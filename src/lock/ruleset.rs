@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::encode::{self, Family};
-use super::{Error, Result};
+use super::{rules, Error, Result};
 use crate::netlink::{self, nft, Message, Protocol, Socket};
 
 /// Reads and changes meet those of others so often before giving up.
@@ -43,17 +43,26 @@ fn canonical(addrs: &[IpAddr]) -> BTreeSet<IpAddr> {
 }
 
 pub(super) fn lock(addrs: &[IpAddr]) -> Result<()> {
-    let mut body = vec![
-        encode::new_table()?,
-        encode::new_set(Family::V4, 1)?,
-        encode::new_set(Family::V6, 2)?,
-        encode::new_chain()?,
-        encode::flush_chain()?,
-        encode::new_rule(Family::V4)?,
-        encode::new_rule(Family::V6)?,
-    ];
-    by_family(&mut body, canonical(addrs).iter().copied(), encode::add)?;
-    Ok(transaction(&body)?)
+    let body = |rules: Vec<Message>| {
+        let mut body = vec![
+            encode::new_table()?,
+            encode::new_set(Family::V4, 1)?,
+            encode::new_set(Family::V6, 2)?,
+            encode::new_chain()?,
+            encode::flush_chain()?,
+        ];
+        body.extend(rules);
+        by_family(&mut body, canonical(addrs).iter().copied(), encode::add)?;
+        Ok::<_, netlink::Error>(body)
+    };
+    let all = [rules::always()?, rules::without_socket()?].concat();
+    match transaction(&body(all)?) {
+        Err(e) if missing(&e) => {
+            log::warn!("this kernel has no nft_socket: TCP connections and masqueraded subscribers are not locked");
+            Ok(transaction(&body(rules::always()?)?)?)
+        }
+        other => Ok(other?),
+    }
 }
 
 pub(super) fn unlock(addrs: &[IpAddr]) -> Result<()> {

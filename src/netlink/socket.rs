@@ -225,7 +225,12 @@ impl Socket {
             msg.write(seq, &mut bytes)?;
         }
         self.send(&bytes)?;
-        self.answers(first, queue.len(), None).map_err(|(_, e)| e)
+        let mut refusal = None;
+        self.answers(first, queue.len(), |_, e| {
+            refusal.get_or_insert(e);
+            Ok(())
+        })?;
+        refusal.map_or(Ok(()), Err)
     }
 
     /// A batch for [`Socket::run`].
@@ -241,6 +246,24 @@ impl Socket {
     /// The first refusal, with the place of its request in the batch. Those
     /// after it have been carried out or refused on their own.
     pub fn run(&mut self, batch: &mut Batch) -> std::result::Result<(), (usize, Error)> {
+        let mut first = None;
+        self.run_each(batch, |place, e| {
+            first.get_or_insert((place, e));
+        })
+        .map_err(|e| (0, e))?;
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Sends a batch; `refused` hears of each refusal, with the place of its
+    /// request in the batch.
+    ///
+    /// # Errors
+    /// The whole batch could not be sent, or was not answered.
+    pub fn run_each(
+        &mut self,
+        batch: &mut Batch,
+        mut refused: impl FnMut(usize, Error),
+    ) -> Result<()> {
         let Some(count) = batch.seal() else {
             return Ok(());
         };
@@ -248,9 +271,12 @@ impl Socket {
         self.seq = self
             .seq
             .wrapping_add(u32::try_from(count).unwrap_or_default());
-        self.send(batch.bytes()).map_err(|e| (0, e))?;
+        self.send(batch.bytes())?;
         batch.reset(self.seq.wrapping_add(1));
-        self.answers(first, count, None)
+        self.answers(first, count, |place, e| {
+            refused(place, e);
+            Ok(())
+        })
     }
 
     /// Joins a multicast group.
@@ -310,41 +336,43 @@ impl Socket {
         let count = usize::try_from(last.wrapping_sub(first))
             .unwrap_or(usize::MAX)
             .saturating_add(1);
-        self.answers(first, count, Some(first)).map_err(|(_, e)| e)
+        let mut refusal = None;
+        self.answers(first, count, |place, e| {
+            // A transaction refused as a whole has no more answers.
+            if place == 0 {
+                return Err(e);
+            }
+            refusal.get_or_insert(e);
+            Ok(())
+        })?;
+        refusal.map_or(Ok(()), Err)
     }
 
     /// Reads answers to `count` requests until the last one is answered, or
-    /// the one that stands for the whole is refused. An error comes with the
-    /// place of its request.
+    /// `refused`, which hears of each refusal with the place of its request,
+    /// has heard enough.
     fn answers(
         &mut self,
         first: u32,
         count: usize,
-        whole: Option<u32>,
-    ) -> std::result::Result<(), (usize, Error)> {
-        let nowhere = |e| (0, e);
-        let span = u32::try_from(count).map_err(|_| nowhere(Error::TooLong("batch")))?;
+        mut refused: impl FnMut(usize, Error) -> Result<()>,
+    ) -> Result<()> {
+        let span = u32::try_from(count).map_err(|_| Error::TooLong("batch"))?;
         let last = first.wrapping_add(span).wrapping_sub(1);
-        let mut refused = None;
         loop {
-            self.receive().map_err(nowhere)?;
+            self.receive()?;
             for msg in Messages(&self.buf) {
-                let msg = msg.map_err(nowhere)?;
+                let msg = msg?;
                 let place = msg.seq.wrapping_sub(first);
                 if place >= span {
                     continue;
                 }
                 if msg.kind == ERROR {
                     if let Err(e) = verdict(&msg) {
-                        let e = (usize::try_from(place).unwrap_or_default(), e);
-                        // A transaction refused as a whole has no more answers.
-                        if Some(msg.seq) == whole {
-                            return Err(e);
-                        }
-                        refused.get_or_insert(e);
+                        refused(usize::try_from(place).unwrap_or_default(), e)?;
                     }
                     if msg.seq == last {
-                        return refused.map_or(Ok(()), Err);
+                        return Ok(());
                     }
                 }
             }

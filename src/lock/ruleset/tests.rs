@@ -55,15 +55,17 @@ fn locks_add_up_and_go() {
         {
             let text = String::from_utf8_lossy(&out.stdout);
             println!("{text}");
-            assert_eq!(text.matches("drop").count(), 2, "{text}");
-            assert!(
-                text.contains("ip daddr @local4 meta l4proto sctp drop"),
-                "{text}"
-            );
-            assert!(
-                text.contains("ip6 daddr @local6 meta l4proto sctp drop"),
-                "{text}"
-            );
+            assert_eq!(text.matches("drop").count(), 10, "{text}");
+            for line in [
+                "ip daddr @local4 meta l4proto sctp drop",
+                "ip6 daddr @local6 meta l4proto sctp drop",
+                "ip daddr @local4 udp dport 2152 drop",
+                "ip6 daddr @local6 udp dport 3386 drop",
+                "ip daddr @local4 meta l4proto tcp drop",
+            ] {
+                assert!(text.contains(line), "{line:?} is not in {text}");
+            }
+            assert_eq!(text.matches("accept").count(), 3, "{text}");
         }
 
         unlock(&[

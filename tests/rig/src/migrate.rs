@@ -23,6 +23,8 @@ pub struct Move<'a> {
     pub addresses: &'a [&'a str],
     /// Files it needs on the destination beside CRIU's images, from the root on.
     pub files: &'a [&'a str],
+    /// Does the kernel serve on after the dump? Then the addresses leave only when the images are there.
+    pub serves_on: bool,
 }
 
 /// When the move began and ended.
@@ -61,12 +63,15 @@ pub fn migrate(
             .parse::<u64>()
             .context("du answered with no number")?,
     );
-    lab.source.sh(&addresses("del", what.addresses))?;
-    tell.step("source: the address is removed");
-
+    if !what.serves_on {
+        leave(lab, what, tell)?;
+    }
     let transfer_ms = transfer(lab, what.files)?;
     outcome.figure("transfer_ms", transfer_ms);
     tell.step(&format!("images copied to dest, {transfer_ms} ms"));
+    if what.serves_on {
+        leave(lab, what, tell)?;
+    }
 
     let dest = lab.dest()?;
     own(dest, what.addresses)?;
@@ -82,6 +87,12 @@ pub fn migrate(
         began,
         ended: SystemTime::now(),
     })
+}
+
+fn leave(lab: &mut Lab, what: &Move<'_>, tell: &Narrator) -> Result<()> {
+    lab.source.sh(&addresses("del", what.addresses))?;
+    tell.step("source: the address is removed");
+    Ok(())
 }
 
 /// Gives a host the addresses and tells the peer where they are now.

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     artefacts::Needs,
     guest::Guest,
-    lab::{Lab, Plan, IMAGES, SERVICE4, SERVICE4_NET},
+    lab::{Lab, Plan, IMAGES, SERVICE4_NET},
     migrate::{self, Move},
     narrate::Narrator,
     outcome::Outcome,
@@ -70,13 +70,10 @@ fn local(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     tell.step("--leave-running, and CRIU killed at 5 points: it goes on, nothing differs");
 
     lab.source.sh(&format!("rm -rf {IMAGES}; mkdir {IMAGES}"))?;
-    lab.source.sh(&migrate::lock(&[SERVICE4]))?;
     let out = migrate::dump(&mut lab.source, net.spgw, &[])?;
     migrate::must("source", "criu dump", &out)?;
-    lab.source
-        .until("the link to go with its process", 10.0, |g| {
-            Ok(g.run(&["ip", "link", "show", "gtp0"])?.code != 0)
-        })?;
+    spgw::all_served(&mut lab.peer, &net)?;
+    tell.step("criu dump: the process is gone, and the kernel serves every UE meanwhile");
     let out = migrate::restore(&mut lab.source)?;
     migrate::must("source", "criu restore", &out)?;
     outcome.figure("restore_ms", out.elapsed_ms);
@@ -181,6 +178,7 @@ fn killed(lab: &mut Lab, net: &Net, after_ms: u64) -> Result<()> {
 }
 
 fn migrate(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+    spgw::room_for_flows(lab.dest()?)?;
     let net = spgw::start(lab, 10_000, &[])?;
     let before = spgw::snapshot(&mut lab.peer, &net)?;
     outcome.figure("tunnels", net.tunnels);
@@ -190,10 +188,12 @@ fn migrate(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> 
         pid: net.spgw,
         addresses: &[SERVICE4_NET],
         files: &["/var/tmp/before.img"],
+        serves_on: true,
     };
     migrate::migrate(lab, &what, outcome, tell)?;
-    let left = lab.source.run(&["ip", "link", "show", "gtp0"])?;
-    outcome.require(left.code != 0, || "the source still has gtp0".into());
+    lab.source.until("gtp0 to leave the source", 10.0, |g| {
+        Ok(g.run(&["ip", "link", "show", "gtp0"])?.code != 0)
+    })?;
     same(lab.dest()?, "/var/tmp/before.img")?;
     let known = command(lab.dest()?, "count")?;
     ensure!(known == "10000", "the SPGW answers {known:?}");

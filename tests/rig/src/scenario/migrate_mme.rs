@@ -102,6 +102,7 @@ fn moves(lab: &mut Lab, talk: &Talk, outcome: &mut Outcome, tell: &Narrator) -> 
         pid: talk.server,
         addresses: &mme::addresses(),
         files: &[],
+        serves_on: false,
     };
     let window = migrate::migrate(lab, &what, outcome, tell)?;
     thread::sleep(Duration::from_secs(4));

@@ -66,6 +66,7 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
         pid: server,
         addresses: &[SERVICE4_NET],
         files: &[RECEIVED],
+        serves_on: false,
     };
     let window = migrate::migrate(lab, &what, outcome, tell)?;
     let at_move = size(&mut lab.source)?;

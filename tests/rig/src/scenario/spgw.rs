@@ -72,8 +72,16 @@ pub fn daemon(guest: &mut Guest, tunnels: u32, more: &[&str]) -> Result<i32> {
     Ok(spgw)
 }
 
+/// Room for the flows of all UEs: Debian's default for a guest this small is 8192.
+pub fn room_for_flows(guest: &mut Guest) -> Result<()> {
+    guest
+        .sh("modprobe nf_conntrack; sysctl -qw net.netfilter.nf_conntrack_max=65536")
+        .map(drop)
+}
+
 /// Makes a gateway of the host, as an operator would.
 fn gateway(guest: &mut Guest) -> Result<()> {
+    room_for_flows(guest)?;
     guest
         .sh(&format!(
             "sysctl -qw net.ipv4.ip_forward=1; ip address add 10.60.0.1/32 dev gtp0; ip route add {POOL} dev gtp0; \

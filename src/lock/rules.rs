@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The rules of the lock's chain.
+
+use super::encode::{in_table, message, Family, CHAIN};
+use crate::netlink::nft::{be32, LIST_ELEM, NEWRULE};
+use crate::netlink::{Message, Result, Writer};
+
+const REGISTER: u32 = 1;
+const VERDICT_REGISTER: u32 = 0;
+const DROP: u32 = 0;
+const ACCEPT: u32 = 1;
+const EQUAL: u32 = 0;
+const NOT_EQUAL: u32 = 1;
+
+/// GTPv1-U (3GPP TS 29.281, 4.4.2.1) and GTPv0 (GSM TS 09.60, 11.1.3).
+const GTP_PORTS: [u16; 2] = [2152, 3386];
+
+/// What is dropped without exception, in the order of the chain: SCTP, and GTP,
+/// whose sockets may be here before their tunnels are.
+pub(super) fn always() -> Result<Vec<Message>> {
+    let mut rules = Vec::new();
+    for family in Family::BOTH {
+        rules.push(rule(family, |e| {
+            protocol(e, libc::IPPROTO_SCTP)?;
+            verdict(e, DROP)
+        })?);
+        for port in GTP_PORTS {
+            rules.push(rule(family, |e| {
+                protocol(e, libc::IPPROTO_UDP)?;
+                load_payload(e, TRANSPORT_HEADER, 2, 2)?;
+                compare(e, EQUAL, &port.to_be_bytes())?;
+                verdict(e, DROP)
+            })?);
+        }
+    }
+    Ok(rules)
+}
+
+/// TCP and UDP packets that no socket of this host waits for: of connections
+/// that are not here yet, or of subscribers behind the address. They would draw
+/// a reset or an ICMP error. Needs the kernel's `nft_socket`.
+pub(super) fn without_socket() -> Result<Vec<Message>> {
+    const TRANSPARENT: u32 = 0;
+    let mut rules = Vec::new();
+    for family in Family::BOTH {
+        rules.push(rule(family, |e| {
+            expression(e, "socket", |e| {
+                be32(e, 1, TRANSPARENT)?;
+                be32(e, 2, REGISTER)
+            })?;
+            // Where there is no socket, the rule ends at the expression above;
+            // where there is one, it says 0 or 1.
+            compare(e, NOT_EQUAL, &[2])?;
+            verdict(e, ACCEPT)
+        })?);
+        for number in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
+            rules.push(rule(family, |e| {
+                protocol(e, number)?;
+                verdict(e, DROP)
+            })?);
+        }
+    }
+    Ok(rules)
+}
+
+/// A base of `payload`.
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+
+/// `ip daddr @SET`, and what `more` adds.
+fn rule(family: Family, more: impl FnOnce(&mut Writer) -> Result<()>) -> Result<Message> {
+    const NFPROTO: u32 = 15;
+    let mut w = in_table()?;
+    w.put_str(2, CHAIN)?;
+    w.nest(4, |e| {
+        load_meta(e, NFPROTO)?;
+        compare(e, EQUAL, &[family.nfproto()])?;
+        load_payload(e, NETWORK_HEADER, family.offset(), family.len())?;
+        expression(e, "lookup", |e| {
+            e.put_str(1, family.set())?;
+            be32(e, 2, REGISTER)
+        })?;
+        more(e)
+    })?;
+    let append = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
+    Ok(message(NEWRULE, append, &w))
+}
+
+fn expression(
+    out: &mut Writer,
+    name: &str,
+    fill: impl FnOnce(&mut Writer) -> Result<()>,
+) -> Result<()> {
+    out.nest(LIST_ELEM, |e| {
+        e.put_str(1, name)?;
+        e.nest(2, fill)
+    })
+}
+
+fn load_meta(out: &mut Writer, key: u32) -> Result<()> {
+    expression(out, "meta", |e| {
+        be32(e, 1, REGISTER)?;
+        be32(e, 2, key)
+    })
+}
+
+fn load_payload(out: &mut Writer, base: u32, offset: u32, len: u32) -> Result<()> {
+    expression(out, "payload", |e| {
+        be32(e, 1, REGISTER)?;
+        be32(e, 2, base)?;
+        be32(e, 3, offset)?;
+        be32(e, 4, len)
+    })
+}
+
+/// `meta l4proto NUMBER`
+fn protocol(out: &mut Writer, number: i32) -> Result<()> {
+    const L4PROTO: u32 = 16;
+    load_meta(out, L4PROTO)?;
+    compare(out, EQUAL, &[u8::try_from(number).unwrap_or_default()])
+}
+
+fn compare(out: &mut Writer, how: u32, value: &[u8]) -> Result<()> {
+    expression(out, "cmp", |e| {
+        be32(e, 1, REGISTER)?;
+        be32(e, 2, how)?;
+        e.nest(3, |data| data.put(1, value))
+    })
+}
+
+fn verdict(out: &mut Writer, code: u32) -> Result<()> {
+    expression(out, "immediate", |e| {
+        be32(e, 1, VERDICT_REGISTER)?;
+        e.nest(2, |data| data.nest(2, |verdict| be32(verdict, 1, code)))
+    })
+}
