@@ -16,6 +16,7 @@ use telecr::gtp::pdp::{Pdp, Tunnel};
 use telecr::gtp::restore::{self, OwnedSockets, Survey};
 use telecr::gtp::{self, dump};
 use telecr::image::Reader;
+use telecr::lock;
 use telecr::proto::GtpLink;
 use telecr::{criu, holders};
 
@@ -342,9 +343,11 @@ fn make(file: &Path, pid: Option<i32>) -> anyhow::Result<()> {
             ))),
         }
     };
-    let summary = restore::restore(&mut open(file)?, &survey, sockets, |n| progress.at(n));
+    let restored = restore::restore(&mut open(file)?, &survey, sockets, |n| progress.at(n));
     progress.end();
-    let summary = summary.with_context(|| format!("cannot restore {}", file.display()))?;
+    let restore::Restored { summary, outer } =
+        restored.with_context(|| format!("cannot restore {}", file.display()))?;
+    lock::unlock(&outer.into_iter().collect::<Vec<_>>())?;
     eprintln!(
         "restored: {} links, {} tunnels, {} connections",
         summary.links, summary.tunnels, summary.flows

@@ -304,7 +304,7 @@ impl Restore {
             let sockets = || survey.links.iter().flat_map(|l| &l.sockets);
             let task = sockets().find_map(|s| tasks.get(&s.pid).copied());
             let pid = task.unwrap_or(root);
-            let summary = netns::of_task(pid, || {
+            let restored = netns::of_task(pid, || {
                 make_room(&survey)?;
                 restore::restore(
                     &mut reader(&path)?,
@@ -316,11 +316,12 @@ impl Restore {
             })?;
             let unlocked = netns::of_task(pid, || {
                 let bound = sockets().filter_map(bound).map(|a| a.ip());
-                super::restore::unlock_bound(bound.collect())
+                super::restore::unlock_bound(bound.chain(restored.outer).collect())
             });
             if let Err(e) = unlocked {
                 log::error!("{e}");
             }
+            let summary = restored.summary;
             log::info!(
                 "{name}: {} GTP links with {} tunnels and {} connections restored",
                 summary.links,

@@ -3,6 +3,9 @@
 //! them a masqueraded flow would come out of another port after the move, and
 //! the host on the internet would take it for another one.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
+
 use super::nat::Subscribers;
 use super::{Error, Result};
 use crate::netlink::nft::header;
@@ -131,6 +134,15 @@ fn request(attrs: &Attrs<'_>, who: &Subscribers<'_>) -> netlink::Result<Option<V
     Ok(Some(w.bytes().to_vec()))
 }
 
+/// The address a flow's subscriber was translated to, if it was.
+fn outer_address(request: &Attrs<'_>) -> netlink::Result<Option<IpAddr>> {
+    let Some(source) = request.find(NAT_SRC)? else {
+        return Ok(None);
+    };
+    let source = Attrs::new(source);
+    Ok(source.find(1)?.or(source.find(4)?).and_then(netlink::ip))
+}
+
 /// `CTA_NAT_*`: exactly this address and port.
 fn translation(w: &mut Writer, (ip, port): End<'_>) -> netlink::Result<()> {
     let (min, max) = if ip.len() == 4 { (1, 2) } else { (4, 5) };
@@ -171,12 +183,16 @@ fn protocol(w: &mut Writer, info: &[u8]) -> netlink::Result<()> {
     Ok(())
 }
 
+/// Outer addresses that are remembered: more than a host has.
+const MAX_OUTER: usize = 4096;
+
 /// Adds flows; answers how many are tracked now. One that cannot be added is
-/// no reason to lose all: its sender may come out of another port.
+/// no reason to lose all: its sender may come out of another port. `outer`
+/// gets the addresses subscribers were translated to.
 ///
 /// # Errors
 /// Those of the netlink socket.
-pub fn add(flows: &Flows) -> Result<u64> {
+pub fn add(flows: &Flows, outer: &mut HashSet<IpAddr>) -> Result<u64> {
     let family = u8::try_from(flows.family)
         .ok()
         .filter(|f| FAMILIES.contains(f))
@@ -191,6 +207,9 @@ pub fn add(flows: &Flows) -> Result<u64> {
             Ok(())
         })?;
         waiting += 1;
+        if outer.len() < MAX_OUTER {
+            outer.extend(outer_address(&Attrs::new(flow))?);
+        }
         if batch.is_full() || place + 1 == flows.flows.len() {
             tracked += send(&mut socket, &mut batch, std::mem::take(&mut waiting))?;
         }
@@ -265,6 +284,7 @@ mod tests {
         let port = Attrs::new(nat.find(3).unwrap().unwrap());
         assert_eq!(port.find(1).unwrap(), Some(&61000u16.to_be_bytes()[..]));
         assert_eq!(made.find(NAT_DST).unwrap(), None);
+        assert_eq!(outer_address(&made).unwrap(), Some(spgw.into()));
 
         let other = Subscribers {
             links: &[],

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! An image into this network namespace: all of it, or nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::columns;
@@ -82,6 +83,15 @@ pub struct OwnedSockets {
     pub v1: Option<OwnedFd>,
 }
 
+/// What has been restored.
+#[derive(Debug, Clone, Default)]
+pub struct Restored {
+    /// How much.
+    pub summary: Summary,
+    /// Addresses that subscribers are translated to.
+    pub outer: HashSet<IpAddr>,
+}
+
 /// Restores links, on sockets that `sockets` hands out for each of them.
 /// `progress` hears how many tunnels are there.
 ///
@@ -92,7 +102,7 @@ pub fn restore<R: Read>(
     survey: &Survey,
     mut sockets: impl FnMut(&GtpLink) -> Result<OwnedSockets>,
     mut progress: impl FnMut(u64),
-) -> Result<Summary> {
+) -> Result<Restored> {
     image.expect(KIND_GTP)?;
     let mut work = Work::default();
     let (mut tunnels, mut flows) = (0, 0);
@@ -121,7 +131,7 @@ pub fn restore<R: Read>(
             }
             Body::NatRule(rule) => work.translate(rule)?,
             Body::Flows(some) => {
-                flows += flow::add(&some)?;
+                flows += flow::add(&some, &mut work.outer)?;
             }
             Body::Rtnetlink(entry) => work.connect(entry)?,
             _ => return Err(Error::BadImage("it has a record that belongs elsewhere")),
@@ -131,10 +141,13 @@ pub fn restore<R: Read>(
     work.forward()?;
     let links = u64::try_from(work.links.len()).unwrap_or_default();
     work.done = true;
-    Ok(Summary {
-        links,
-        tunnels,
-        flows,
+    Ok(Restored {
+        summary: Summary {
+            links,
+            tunnels,
+            flows,
+        },
+        outer: std::mem::take(&mut work.outer),
     })
 }
 
@@ -151,6 +164,7 @@ struct Work {
     settings: Vec<Sysctl>,
     rules: Vec<Rtnetlink>,
     translations: Vec<NatRule>,
+    outer: HashSet<IpAddr>,
 }
 
 impl Work {

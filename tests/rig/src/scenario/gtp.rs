@@ -12,7 +12,7 @@ use super::{
 use crate::{
     artefacts::Needs,
     guest::Guest,
-    lab::{Lab, Plan, IMAGES, SERVICE4_NET},
+    lab::{Lab, Plan, IMAGES},
     migrate::{self, Move},
     narrate::Narrator,
     outcome::Outcome,
@@ -186,7 +186,7 @@ fn migrate(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> 
     lab.source.sh("telecr gtp dump /var/tmp/before.img")?;
     let what = Move {
         pid: net.spgw,
-        addresses: &[SERVICE4_NET],
+        addresses: &spgw::ADDRESSES,
         files: &["/var/tmp/before.img"],
         serves_on: true,
     };

@@ -11,8 +11,12 @@ use crate::{
     outcome::Outcome,
 };
 
-/// The internet host, another address of the peer guest.
-pub const HOST4: &str = "10.45.0.4";
+/// The internet host, another address of the peer guest, on the SGi network.
+pub const HOST4: &str = "10.46.0.4";
+/// The SPGW's address there, which moves along.
+pub const SGI4: &str = "10.46.0.100";
+/// All that moves. The internet's goes first, so that no packet to a subscriber comes to a host without tunnels.
+pub const ADDRESSES: [&str; 2] = ["10.46.0.100/24", SERVICE4_NET];
 /// All UEs.
 pub const POOL: &str = "10.60.0.0/14";
 /// UEs whose packets leave under the SPGW's address.
@@ -36,7 +40,7 @@ pub struct Net {
 
 /// Gives the source the address that moves and starts everything.
 pub fn start(lab: &mut Lab, tunnels: u32, more: &[&str]) -> Result<Net> {
-    migrate::own(&mut lab.source, &[SERVICE4_NET])?;
+    migrate::own(&mut lab.source, &ADDRESSES)?;
     let spgw = daemon(&mut lab.source, tunnels, more)?;
     gateway(&mut lab.source)?;
     let ran = talk(lab, tunnels)?;
@@ -94,7 +98,7 @@ fn gateway(guest: &mut Guest) -> Result<()> {
 /// Starts the eNB with its UEs and the internet host.
 fn talk(lab: &mut Lab, tunnels: u32) -> Result<i32> {
     lab.peer.sh(&format!(
-        "rm -f {STATUS}; ip address add {HOST4}/24 dev eth0; ip route add {ROUTED} via {SERVICE4}"
+        "rm -f {STATUS}; ip address add {HOST4}/24 dev eth0; ip route add {ROUTED} via {SGI4}"
     ))?;
     let (count, host) = (tunnels.to_string(), format!("{HOST4}:7000"));
     let argv = [
