@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `telecr gtp`: GTP links and their tunnels by hand, without CRIU.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write as _};
 use std::net::IpAddr;
@@ -311,7 +312,7 @@ fn explain() -> anyhow::Result<()> {
             gtp::nat::describe(&rule)
         );
     }
-    let flows = gtp::flow::read(&who, |_| Ok(()))?;
+    let flows = gtp::flow::read(&who, &mut HashSet::new(), |_| Ok(()))?;
     println!("{flows} tracked connections of subscribers");
     for setting in gtp::sysctl::forwarding() {
         println!(
@@ -343,11 +344,10 @@ fn make(file: &Path, pid: Option<i32>) -> anyhow::Result<()> {
             ))),
         }
     };
-    let restored = restore::restore(&mut open(file)?, &survey, sockets, |n| progress.at(n));
+    let summary = restore::restore(&mut open(file)?, &survey, sockets, |n| progress.at(n));
     progress.end();
-    let restore::Restored { summary, outer } =
-        restored.with_context(|| format!("cannot restore {}", file.display()))?;
-    lock::unlock(&outer.into_iter().collect::<Vec<_>>())?;
+    let summary = summary.with_context(|| format!("cannot restore {}", file.display()))?;
+    lock::unlock(&summary.outer.iter().copied().collect::<Vec<_>>())?;
     eprintln!(
         "restored: {} links, {} tunnels, {} connections",
         summary.links, summary.tunnels, summary.flows

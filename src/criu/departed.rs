@@ -57,7 +57,7 @@ pub(crate) fn hold(plan: &Plan) {
 /// Holds what this process has open until `left` says that it is needed no
 /// more, or for ten minutes. It may be ended at any time: nothing is left to
 /// rescue.
-pub(crate) fn hold_until(left: impl Fn() -> crate::netlink::Result<bool>) {
+pub(crate) fn hold_until(mut left: impl FnMut() -> crate::netlink::Result<bool>) {
     if let Err(e) = fs::write("/proc/self/comm", names::DEPARTED) {
         log::error!("cannot take the name {}: {e}", names::DEPARTED);
         return;

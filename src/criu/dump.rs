@@ -25,7 +25,7 @@ pub fn gtp(root: i32, dir: BorrowedFd<'_>, stays_stopped: bool) -> Result<usize>
         return Ok(0);
     };
     keeper::start(&dump, stays_stopped)?;
-    Ok(dump.links.len())
+    Ok(dump.namespaces.len())
 }
 
 /// Sockets are exchanged and frozen; CRIU is dumping.

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{BufReader, BufWriter};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -40,8 +40,17 @@ pub(crate) struct Dumped {
 pub(crate) struct GtpDump {
     /// The sockets, one or two for each link.
     pub sockets: Vec<Encapsulation>,
-    /// The links, by the socket whose network namespace they are in.
-    pub links: Vec<(usize, Vec<Dumped>)>,
+    /// What was found in each network namespace.
+    pub namespaces: Vec<Namespace>,
+}
+
+/// What a dump has found in one network namespace.
+pub(crate) struct Namespace {
+    /// A socket in it, by its place.
+    pub socket: usize,
+    pub links: Vec<Dumped>,
+    /// Addresses that subscribers are translated to.
+    pub outer: HashSet<IpAddr>,
 }
 
 /// Finds the GTP links of the tree below `root`, which stands still, and
@@ -59,13 +68,20 @@ pub(crate) fn dump(root: i32, dir: BorrowedFd<'_>) -> Result<Option<GtpDump>> {
     if sockets.is_empty() {
         return Ok(None);
     }
-    let mut links = Vec::new();
+    let mut namespaces = Vec::new();
     for (number, (first, members)) in by_netns(&sockets)?.into_iter().enumerate() {
         let name = names::gtp_image(number);
-        let dumped = netns::within_socket(first.1, || one(dir, &name, &sockets, &members))?;
-        links.push((first.0, dumped));
+        let (links, outer) = netns::within_socket(first.1, || one(dir, &name, &sockets, &members))?;
+        namespaces.push(Namespace {
+            socket: first.0,
+            links,
+            outer,
+        });
     }
-    Ok(Some(GtpDump { sockets, links }))
+    Ok(Some(GtpDump {
+        sockets,
+        namespaces,
+    }))
 }
 
 type Group<'a> = ((usize, BorrowedFd<'a>), Vec<usize>);
@@ -92,7 +108,7 @@ fn one(
     name: &str,
     sockets: &[Encapsulation],
     members: &[usize],
-) -> Result<Vec<Dumped>> {
+) -> Result<(Vec<Dumped>, HashSet<IpAddr>)> {
     let failed = |source| gtp_error("GTP links cannot be dumped", source);
     let members = || members.iter().filter_map(|i| sockets.get(*i));
     let mut held: HashMap<u32, Vec<Holder>> = HashMap::new();
@@ -150,7 +166,7 @@ fn one(
         ifindex: l.ifindex,
         name: l.name,
     };
-    Ok(links.into_iter().map(dumped).collect())
+    Ok((links.into_iter().map(dumped).collect(), summary.outer))
 }
 
 /// The encapsulation sockets of a tree, each once.
@@ -304,7 +320,7 @@ impl Restore {
             let sockets = || survey.links.iter().flat_map(|l| &l.sockets);
             let task = sockets().find_map(|s| tasks.get(&s.pid).copied());
             let pid = task.unwrap_or(root);
-            let restored = netns::of_task(pid, || {
+            let summary = netns::of_task(pid, || {
                 make_room(&survey)?;
                 restore::restore(
                     &mut reader(&path)?,
@@ -316,12 +332,11 @@ impl Restore {
             })?;
             let unlocked = netns::of_task(pid, || {
                 let bound = sockets().filter_map(bound).map(|a| a.ip());
-                super::restore::unlock_bound(bound.chain(restored.outer).collect())
+                super::restore::unlock_bound(bound.chain(summary.outer.iter().copied()).collect())
             });
             if let Err(e) = unlocked {
                 log::error!("{e}");
             }
-            let summary = restored.summary;
             log::info!(
                 "{name}: {} GTP links with {} tunnels and {} connections restored",
                 summary.links,

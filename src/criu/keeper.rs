@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::error::{Context, Error, Result};
 use super::gtp::{Dumped, GtpDump};
@@ -26,6 +26,10 @@ use crate::netlink::local_addresses;
 
 /// Time between two looks at the tasks.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How long the addresses on the subscribers' side have to follow those of the
+/// sockets. They may be the host's own, and stay.
+const OTHER_SIDE: Duration = Duration::from_secs(2);
 
 /// Forks the keeper and waits until it watches.
 pub(crate) fn start(dump: &GtpDump, stays_stopped: bool) -> Result<()> {
@@ -80,8 +84,8 @@ fn keep(dump: &GtpDump, watch: &Watch, line: &UnixStream) {
     if line.write_all(b"r").is_err() || !watch.all_die() {
         return;
     }
-    for (index, links) in &dump.links {
-        let Some(socket) = dump.sockets.get(*index) else {
+    for namespace in &dump.namespaces {
+        let Some(socket) = dump.sockets.get(namespace.socket) else {
             continue;
         };
         if let Err(e) = sockets::enter_netns(socket.file.as_fd()) {
@@ -93,8 +97,19 @@ fn keep(dump: &GtpDump, watch: &Watch, line: &UnixStream) {
             .iter()
             .filter_map(|s| sockets::bound_to(s.file.as_fd()));
         let bound: HashSet<IpAddr> = bound.map(|a| a.ip()).collect();
-        departed::hold_until(|| Ok(left(&bound, local_addresses()?)));
-        if let Err(e) = delete(links) {
+        let mut since: Option<Instant> = None;
+        departed::hold_until(|| {
+            let here = local_addresses()?;
+            let outside = namespace.outer.is_disjoint(&here);
+            if !left(&bound, here) {
+                since = None;
+                return Ok(false);
+            }
+            // What still comes for subscribers would draw errors without the link.
+            let waited = since.get_or_insert_with(Instant::now).elapsed();
+            Ok(outside || waited > OTHER_SIDE)
+        });
+        if let Err(e) = delete(&namespace.links) {
             log::error!("{e}");
         }
     }

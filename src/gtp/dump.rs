@@ -20,8 +20,8 @@ use crate::proto::{GtpLink, GtpSocket, Rtnetlink};
 /// How often a table that changes is read again.
 const ATTEMPTS: u32 = 5;
 
-/// What an image got.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+/// What an image got, or gave.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Summary {
     /// Links.
     pub links: u64,
@@ -29,6 +29,8 @@ pub struct Summary {
     pub tunnels: u64,
     /// Tracked connections of subscribers.
     pub flows: u64,
+    /// Addresses that subscribers are translated to.
+    pub outer: HashSet<IpAddr>,
 }
 
 /// A link and the sockets it receives on.
@@ -161,7 +163,10 @@ fn write<W: Write>(
     for rule in nat::read(&who)? {
         image.write(Body::NatRule(rule))?;
     }
-    let flows = flow::read(&who, |flows| Ok(image.write(Body::Flows(flows))?))?;
+    let mut outer = HashSet::new();
+    let flows = flow::read(&who, &mut outer, |flows| {
+        Ok(image.write(Body::Flows(flows))?)
+    })?;
     for entry in network {
         image.write(Body::Rtnetlink(entry))?;
     }
@@ -169,6 +174,7 @@ fn write<W: Write>(
         links: u64::try_from(links.len()).unwrap_or_default(),
         tunnels,
         flows,
+        outer,
     };
     Ok((image.finish()?, summary))
 }

@@ -36,11 +36,16 @@ const LIBERAL: u8 = 8;
 /// Bytes of flows in a record.
 const FULL: usize = 256 * 1024;
 
-/// Reads the flows of subscribers, some thousand at a time.
+/// Reads the flows of subscribers, some thousand at a time, and answers how
+/// many there are. `outer` gets the addresses subscribers are translated to.
 ///
 /// # Errors
 /// Those of the netlink socket, or of `each`.
-pub fn read(who: &Subscribers<'_>, mut each: impl FnMut(Flows) -> Result<()>) -> Result<u64> {
+pub fn read(
+    who: &Subscribers<'_>,
+    outer: &mut HashSet<IpAddr>,
+    mut each: impl FnMut(Flows) -> Result<()>,
+) -> Result<u64> {
     let mut count = 0;
     for family in FAMILIES {
         let mut socket = Socket::open(Protocol::Netfilter)?;
@@ -55,6 +60,7 @@ pub fn read(who: &Subscribers<'_>, mut each: impl FnMut(Flows) -> Result<()>) ->
             if let Some(flow) = request(&attrs, who)? {
                 count += 1;
                 bytes += flow.len();
+                remember(outer, &flow)?;
                 found.flows.push(flow);
                 if bytes > FULL {
                     bytes = 0;
@@ -110,9 +116,15 @@ fn request(attrs: &Attrs<'_>, who: &Subscribers<'_>) -> netlink::Result<Option<V
     if !who.contain(source.0) && !who.contain(dest.0) {
         return Ok(None);
     }
+    let translated = answered != source || replier != dest;
     let mut w = Writer::new();
     w.put_nest_bytes(TUPLE_ORIG, orig)?;
-    w.put_nest_bytes(TUPLE_REPLY, reply)?;
+    if translated {
+        // The kernel translates only what is not translated yet.
+        w.nest(TUPLE_REPLY, |w| inverse(w, orig))?;
+    } else {
+        w.put_nest_bytes(TUPLE_REPLY, reply)?;
+    }
     let status = attrs.find(STATUS)?.and_then(|v| v.try_into().ok());
     let status = status.map_or(0, u32::from_be_bytes) & SETTABLE;
     w.put(STATUS, &status.to_be_bytes())?;
@@ -134,13 +146,59 @@ fn request(attrs: &Attrs<'_>, who: &Subscribers<'_>) -> netlink::Result<Option<V
     Ok(Some(w.bytes().to_vec()))
 }
 
-/// The address a flow's subscriber was translated to, if it was.
-fn outer_address(request: &Attrs<'_>) -> netlink::Result<Option<IpAddr>> {
-    let Some(source) = request.find(NAT_SRC)? else {
-        return Ok(None);
-    };
-    let source = Attrs::new(source);
-    Ok(source.find(1)?.or(source.find(4)?).and_then(netlink::ip))
+/// Remembers the address a flow's subscriber is translated to, if it is.
+fn remember(outer: &mut HashSet<IpAddr>, request: &[u8]) -> netlink::Result<()> {
+    if outer.len() >= MAX_OUTER {
+        return Ok(());
+    }
+    if let Some(source) = Attrs::new(request).find(NAT_SRC)? {
+        let source = Attrs::new(source);
+        outer.extend(source.find(1)?.or(source.find(4)?).and_then(netlink::ip));
+    }
+    Ok(())
+}
+
+/// The tuple of untranslated answers to what has the tuple `orig`
+/// (`nf_ct_invert_tuple()`).
+fn inverse(w: &mut Writer, orig: &[u8]) -> netlink::Result<()> {
+    for part in Attrs::new(orig) {
+        let (kind, value) = part?;
+        if !matches!(kind, 1 | 2) {
+            w.put(kind, value)?; // the zone
+            continue;
+        }
+        w.nest(kind, |w| {
+            for attr in Attrs::new(value) {
+                let (attr, value) = attr?;
+                match (kind, attr, value) {
+                    // CTA_IP_V4_SRC and _DST, CTA_IP_V6_SRC and _DST.
+                    (1, 1 | 3, _) => w.put(attr + 1, value)?,
+                    (1, 2 | 4, _) => w.put(attr - 1, value)?,
+                    // CTA_PROTO_SRC_PORT and _DST_PORT.
+                    (2, 2, _) => w.put(3, value)?,
+                    (2, 3, _) => w.put(2, value)?,
+                    // CTA_PROTO_ICMP_TYPE, CTA_PROTO_ICMPV6_TYPE.
+                    (2, 5 | 8, [question]) => w.put(attr, &[answer(attr, *question)])?,
+                    _ => w.put(attr, value)?,
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// The type of ICMP messages that answer those of this type, and the reverse.
+fn answer(attr: u16, question: u8) -> u8 {
+    match (attr, question) {
+        (5, 8) => 0,
+        (5, 0) => 8,
+        (5, 13 | 15 | 17) | (8, 128) => question + 1,
+        (5, 14 | 16 | 18) | (8, 129) => question - 1,
+        (8, 139) => 140,
+        (8, 140) => 139,
+        _ => question,
+    }
 }
 
 /// `CTA_NAT_*`: exactly this address and port.
@@ -207,9 +265,7 @@ pub fn add(flows: &Flows, outer: &mut HashSet<IpAddr>) -> Result<u64> {
             Ok(())
         })?;
         waiting += 1;
-        if outer.len() < MAX_OUTER {
-            outer.extend(outer_address(&Attrs::new(flow))?);
-        }
+        remember(outer, flow)?;
         if batch.is_full() || place + 1 == flows.flows.len() {
             tracked += send(&mut socket, &mut batch, std::mem::take(&mut waiting))?;
         }
@@ -276,15 +332,27 @@ mod tests {
         tuple(&mut w, TUPLE_REPLY, (host, 53), (spgw, 61000));
         w.put(STATUS, &0x19au32.to_be_bytes()).unwrap();
         w.put(TIMEOUT, &30u32.to_be_bytes()).unwrap();
-        let made = request(&Attrs::new(w.bytes()), &who).unwrap().unwrap();
-        let made = Attrs::new(&made);
+        let bytes = request(&Attrs::new(w.bytes()), &who).unwrap().unwrap();
+        let made = Attrs::new(&bytes);
         assert_eq!(made.find(STATUS).unwrap(), Some(&[0, 0, 0, 10][..]));
         let nat = Attrs::new(made.find(NAT_SRC).unwrap().unwrap());
         assert_eq!(nat.find(1).unwrap(), Some(&spgw[..]));
         let port = Attrs::new(nat.find(3).unwrap().unwrap());
         assert_eq!(port.find(1).unwrap(), Some(&61000u16.to_be_bytes()[..]));
         assert_eq!(made.find(NAT_DST).unwrap(), None);
-        assert_eq!(outer_address(&made).unwrap(), Some(spgw.into()));
+        let mut outer = HashSet::new();
+        remember(&mut outer, &bytes).unwrap();
+        assert_eq!(outer, HashSet::from([spgw.into()]));
+        // Untranslated, or the kernel would find nothing to translate.
+        let mut untranslated = Writer::new();
+        tuple(&mut untranslated, TUPLE_REPLY, (host, 53), (ue, 4000));
+        let wanted = Attrs::new(untranslated.bytes());
+        let wanted = wanted
+            .find(TUPLE_REPLY)
+            .unwrap()
+            .and_then(|t| ends(t).unwrap());
+        let reply = made.find(TUPLE_REPLY).unwrap();
+        assert_eq!(reply.and_then(|t| ends(t).unwrap()), wanted);
 
         let other = Subscribers {
             links: &[],

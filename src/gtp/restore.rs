@@ -83,15 +83,6 @@ pub struct OwnedSockets {
     pub v1: Option<OwnedFd>,
 }
 
-/// What has been restored.
-#[derive(Debug, Clone, Default)]
-pub struct Restored {
-    /// How much.
-    pub summary: Summary,
-    /// Addresses that subscribers are translated to.
-    pub outer: HashSet<IpAddr>,
-}
-
 /// Restores links, on sockets that `sockets` hands out for each of them.
 /// `progress` hears how many tunnels are there.
 ///
@@ -102,7 +93,7 @@ pub fn restore<R: Read>(
     survey: &Survey,
     mut sockets: impl FnMut(&GtpLink) -> Result<OwnedSockets>,
     mut progress: impl FnMut(u64),
-) -> Result<Restored> {
+) -> Result<Summary> {
     image.expect(KIND_GTP)?;
     let mut work = Work::default();
     let (mut tunnels, mut flows) = (0, 0);
@@ -141,12 +132,10 @@ pub fn restore<R: Read>(
     work.forward()?;
     let links = u64::try_from(work.links.len()).unwrap_or_default();
     work.done = true;
-    Ok(Restored {
-        summary: Summary {
-            links,
-            tunnels,
-            flows,
-        },
+    Ok(Summary {
+        links,
+        tunnels,
+        flows,
         outer: std::mem::take(&mut work.outer),
     })
 }

@@ -15,8 +15,8 @@ use crate::{
 pub const HOST4: &str = "10.46.0.4";
 /// The SPGW's address there, which moves along.
 pub const SGI4: &str = "10.46.0.100";
-/// All that moves. The internet's goes first, so that no packet to a subscriber comes to a host without tunnels.
-pub const ADDRESSES: [&str; 2] = ["10.46.0.100/24", SERVICE4_NET];
+/// All that moves. That of the tunnels goes first: a host without its SGi address would tell UEs so.
+pub const ADDRESSES: [&str; 2] = [SERVICE4_NET, "10.46.0.100/24"];
 /// All UEs.
 pub const POOL: &str = "10.60.0.0/14";
 /// UEs whose packets leave under the SPGW's address.
