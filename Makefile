@@ -3,6 +3,7 @@
 # make demo     the main job, narrated
 # make test     everything CI checks
 # make install  DESTDIR=... PREFIX=/usr
+# make bench-gtp   rates of tunnel tables beside a bare read and an acknowledged loop
 # make bench-sctp  cost per association beside CRIU's TCP, throughput beside the stock module
 
 VERSION   := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
@@ -15,7 +16,7 @@ DKMS_SRC  := $(DESTDIR)$(PREFIX)/src/telecr-sctp-$(VERSION)
 SHELL     := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: all demo test setup fmt lint unit kernel rig bench-sctp install clean help
+.PHONY: all demo test setup fmt lint unit kernel rig bench-gtp bench-sctp install clean help
 
 all: setup
 	cargo build --release --workspace --locked
@@ -46,6 +47,9 @@ kernel: setup
 
 rig: setup
 	cargo rig all
+
+bench-gtp: setup
+	cargo rig bench-gtp
 
 bench-sctp: setup
 	cargo rig bench-sctp

@@ -13,6 +13,7 @@ const VERSION: c_uint = 2 << 8;
 
 const DUMP_EXT_FILE: usize = 2;
 const RESTORE_EXT_FILE: usize = 3;
+const DUMP_EXT_LINK: usize = 6;
 const RESUME_DEVICES_LATE: usize = 9;
 const CHECKPOINT_DEVICES: usize = 11;
 
@@ -43,6 +44,7 @@ pub static CR_PLUGIN_DESC: Descriptor = Descriptor {
         let mut hooks = [null(); HOOKS];
         hooks[DUMP_EXT_FILE] = crate::dump_ext_file as *const ();
         hooks[RESTORE_EXT_FILE] = crate::restore_ext_file as *const ();
+        hooks[DUMP_EXT_LINK] = crate::dump_ext_link as *const ();
         hooks[RESUME_DEVICES_LATE] = crate::resume_devices_late as *const ();
         hooks[CHECKPOINT_DEVICES] = crate::checkpoint_devices as *const ();
         hooks

@@ -11,7 +11,7 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use libc::{c_int, ENOTSUP};
+use libc::{c_char, c_int, ENOTSUP};
 use telecr::criu::dump::{self, Dump};
 use telecr::criu::gtp;
 use telecr::criu::restore::{self, Waker};
@@ -21,10 +21,11 @@ use telecr::criu::{logger, Error};
 enum State {
     /// No hook has had work yet.
     Idle,
-    /// The tree was looked at and has nothing for us, or a restore has no images of ours.
+    /// A restore has no images of ours.
     Nothing,
-    /// Sockets are exchanged.
-    Dumping(Dump),
+    /// The tree was looked at: sockets are exchanged if it has some, and GTP
+    /// links with these interface indexes are in images.
+    Dumping(Option<Dump>, Vec<u32>),
     /// GTP links are to be made, and sockets to be woken.
     Restoring(gtp::Restore, Waker),
     /// The restore was given up.
@@ -85,7 +86,7 @@ unsafe extern "C" fn exit(stage: c_int, ret: c_int) {
         let ended = std::mem::replace(&mut *state(), State::Idle);
         match (stage, ended) {
             // `ret` does not tell whether the tasks will live: always put back.
-            (STAGE_DUMP, State::Dumping(dump)) => dump.finish()?,
+            (STAGE_DUMP, State::Dumping(Some(dump), _)) => dump.finish()?,
             (STAGE_RESTORE, State::Restoring(mut links, _)) if ret != 0 => links.undo(),
             _ => {}
         }
@@ -101,16 +102,16 @@ unsafe extern "C" fn checkpoint_devices(pid: c_int) -> c_int {
             let stays_stopped = criu::leaves_tasks_stopped();
             let links = match criu::image_dir() {
                 Some(dir) => dump::gtp(pid, dir, stays_stopped)?,
-                None => 0,
+                None => Vec::new(),
             };
             let sockets = Dump::checkpoint(pid, stays_stopped)?;
-            if links > 0 || sockets.is_some() {
+            if !links.is_empty() || sockets.is_some() {
                 criu::add_inventory();
             }
-            *state = sockets.map_or(State::Nothing, State::Dumping);
+            *state = State::Dumping(sockets, links);
         }
         match &*state {
-            State::Dumping(dump) if !dump.covers(pid) => Err(Error::Refused {
+            State::Dumping(Some(dump), _) if !dump.covers(pid) => Err(Error::Refused {
                 pid,
                 what: "it appeared after the sockets were exchanged; dump again".into(),
             }),
@@ -122,7 +123,7 @@ unsafe extern "C" fn checkpoint_devices(pid: c_int) -> c_int {
 unsafe extern "C" fn dump_ext_file(fd: c_int, id: c_int) -> c_int {
     hook("DUMP_EXT_FILE", || {
         let state = state();
-        let State::Dumping(dump) = &*state else {
+        let State::Dumping(Some(dump), _) = &*state else {
             return Ok(-ENOTSUP);
         };
         let Some(dir) = criu::image_dir() else {
@@ -132,6 +133,18 @@ unsafe extern "C" fn dump_ext_file(fd: c_int, id: c_int) -> c_int {
             0
         } else {
             -ENOTSUP
+        })
+    })
+}
+
+/// CRIU dumps a network namespace and does not know a link in it. Runs in a
+/// child of CRIU's.
+unsafe extern "C" fn dump_ext_link(index: c_int, _: c_int, _: *const c_char) -> c_int {
+    hook("DUMP_EXT_LINK", || {
+        let ours = |links: &[u32]| u32::try_from(index).is_ok_and(|i| links.contains(&i));
+        Ok(match &*state() {
+            State::Dumping(_, links) if ours(links) => 0,
+            _ => -ENOTSUP,
         })
     })
 }

@@ -15,17 +15,18 @@ use crate::image;
 use crate::sctp::repair::Repair;
 
 /// At `CHECKPOINT_DEVICES`, before the SCTP sockets are frozen: writes the
-/// images of the GTP links of the tree below `root`. Answers how many network
-/// namespaces have some.
+/// images of the GTP links of the tree below `root`. Answers their interface
+/// indexes.
 ///
 /// # Errors
 /// The links are as they were.
-pub fn gtp(root: i32, dir: BorrowedFd<'_>, stays_stopped: bool) -> Result<usize> {
+pub fn gtp(root: i32, dir: BorrowedFd<'_>, stays_stopped: bool) -> Result<Vec<u32>> {
     let Some(dump) = super::gtp::dump(root, dir)? else {
-        return Ok(0);
+        return Ok(Vec::new());
     };
     keeper::start(&dump, stays_stopped)?;
-    Ok(dump.namespaces.len())
+    let links = dump.namespaces.iter().flat_map(|n| &n.links);
+    Ok(links.map(|l| l.ifindex).collect())
 }
 
 /// Sockets are exchanged and frozen; CRIU is dumping.

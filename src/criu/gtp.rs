@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::error::{Context, Error, Result};
-use super::{names, netns, proc, sockets, sys};
+use super::{names, netimages, netns, proc, sockets, sys};
 use crate::gtp::dump::{self, Found};
 use crate::gtp::restore::{self, OwnedSockets, Survey};
 use crate::gtp::{self, link, owner};
@@ -64,14 +64,15 @@ pub(crate) fn dump(root: i32, dir: BorrowedFd<'_>) -> Result<Option<GtpDump>> {
     for (name, _) in images(&path)? {
         sys::remove_at(dir, &name);
     }
-    let sockets = sockets(root)?;
+    let (sockets, remembers) = sockets(root)?;
     if sockets.is_empty() {
         return Ok(None);
     }
     let mut namespaces = Vec::new();
     for (number, (first, members)) in by_netns(&sockets)?.into_iter().enumerate() {
         let name = names::gtp_image(number);
-        let (links, outer) = netns::within_socket(first.1, || one(dir, &name, &sockets, &members))?;
+        let (links, outer) =
+            netns::within_socket(first.1, || one(dir, &name, &sockets, &members, remembers))?;
         namespaces.push(Namespace {
             socket: first.0,
             links,
@@ -102,12 +103,14 @@ fn by_netns(sockets: &[Encapsulation]) -> Result<Vec<Group<'_>>> {
 }
 
 /// Writes the image of the links of one network namespace, in which the
-/// calling thread is.
+/// calling thread is. `remembers` tells whether a process may know the number
+/// of the driver's netlink family.
 fn one(
     dir: BorrowedFd<'_>,
     name: &str,
     sockets: &[Encapsulation],
     members: &[usize],
+    remembers: bool,
 ) -> Result<(Vec<Dumped>, HashSet<IpAddr>)> {
     let failed = |source| gtp_error("GTP links cannot be dumped", source);
     let members = || members.iter().filter_map(|i| sockets.get(*i));
@@ -143,7 +146,14 @@ fn one(
             f.link.name
         )));
     }
-    let links: Vec<GtpLink> = ours.into_iter().map(|f| f.link).collect();
+    let family = remembers.then(|| genl.id().into());
+    let links: Vec<GtpLink> = ours
+        .into_iter()
+        .map(|f| GtpLink {
+            netlink_family: family,
+            ..f.link
+        })
+        .collect();
     let temporary = format!("{name}.tmp");
     let open = || sys::create_at(dir, &temporary).map(BufWriter::new);
     let written = dump::dump(&mut genl, &links, open, |_| ()).map_err(failed);
@@ -169,14 +179,17 @@ fn one(
     Ok((links.into_iter().map(dumped).collect(), summary.outer))
 }
 
-/// The encapsulation sockets of a tree, each once.
-fn sockets(root: i32) -> Result<Vec<Encapsulation>> {
+/// The encapsulation sockets of a tree, each once, and whether any process has
+/// a socket of generic netlink.
+fn sockets(root: i32) -> Result<(Vec<Encapsulation>, bool)> {
     let mut found: Vec<Encapsulation> = Vec::new();
     let mut seen = HashSet::new();
+    let mut remembers = false;
     for pid in proc::tree(root).doing(|| format!("cannot walk the processes below {root}"))? {
-        for (fd, file) in udp_sockets(pid)? {
+        for (fd, file) in socket_files(pid)? {
             let what = || format!("cannot ask socket {fd} of {pid}");
-            if !sockets::receives_gtp(file.as_fd()).doing(what)? {
+            remembers |= sockets::is_generic_netlink(file.as_fd()).doing(what)?;
+            if !is_udp(&file).doing(what)? || !sockets::receives_gtp(file.as_fd()).doing(what)? {
                 continue;
             }
             let id = sys::file_id(file.as_fd()).doing(what)?;
@@ -196,32 +209,30 @@ fn sockets(root: i32) -> Result<Vec<Encapsulation>> {
             });
         }
     }
-    Ok(found)
+    Ok((found, remembers))
 }
 
-/// Copies of the UDP sockets of a process, by descriptor.
-fn udp_sockets(pid: i32) -> Result<Vec<(i32, OwnedFd)>> {
-    let mut found = Vec::new();
+/// Copies of the sockets of a process, by descriptor.
+fn socket_files(pid: i32) -> Result<Vec<(i32, OwnedFd)>> {
     let status = proc::read_status(pid).doing(|| format!("cannot read the status of {pid}"))?;
     if matches!(status.state, 'Z' | 'X') {
-        return Ok(found);
+        return Ok(Vec::new());
     }
     let pidfd = sys::pidfd_open(pid).doing(|| format!("cannot open process {pid}"))?;
-    let listed =
-        proc::descriptors(pid).doing(|| format!("cannot list the descriptors of {pid}"))?;
-    for (fd, link) in listed {
-        if !link.starts_with("socket:[") {
-            continue;
-        }
-        let file = sys::pidfd_getfd(pidfd.as_fd(), fd)
-            .doing(|| format!("cannot take descriptor {fd} of {pid}"))?;
-        let protocol = sockets::protocol(file.as_fd());
-        if protocol.doing(|| format!("cannot ask socket {fd} of {pid}"))? == Some(libc::IPPROTO_UDP)
-        {
-            found.push((fd, file));
-        }
-    }
-    Ok(found)
+    proc::descriptors(pid)
+        .doing(|| format!("cannot list the descriptors of {pid}"))?
+        .into_iter()
+        .filter(|(_, link)| link.starts_with("socket:["))
+        .map(|(fd, _)| {
+            let file = sys::pidfd_getfd(pidfd.as_fd(), fd)
+                .doing(|| format!("cannot take descriptor {fd} of {pid}"))?;
+            Ok((fd, file))
+        })
+        .collect()
+}
+
+fn is_udp(file: &OwnedFd) -> std::io::Result<bool> {
+    Ok(sockets::protocol(file.as_fd())? == Some(libc::IPPROTO_UDP))
 }
 
 fn gtp_error(what: impl Into<String>, source: gtp::Error) -> Error {
@@ -270,7 +281,8 @@ pub struct Restore {
 }
 
 impl Restore {
-    /// At init: walks every image and checks that there is a driver.
+    /// At init: walks every image and checks that there is a driver; takes the
+    /// links out of CRIU's own images.
     ///
     /// # Errors
     /// The first image that cannot be restored, and why.
@@ -282,7 +294,14 @@ impl Restore {
             found.images.push((name, path, survey));
         }
         if !found.images.is_empty() {
-            gtp::connect().map_err(|source| gtp_error("GTP links cannot be restored", source))?;
+            let failed = |source| gtp_error("GTP links cannot be restored", source);
+            let genl = gtp::connect().map_err(failed)?;
+            for link in found.images.iter().flat_map(|(_, _, s)| &s.links) {
+                restore::check_family(&genl, link).map_err(failed)?;
+            }
+            for (_, _, survey) in &found.images {
+                netimages::take_out(dir, &survey.links)?;
+            }
         }
         Ok(found)
     }
@@ -422,10 +441,12 @@ fn bound(socket: &GtpSocket) -> Option<SocketAddr> {
 pub fn udp_socket(pid: i32, wanted: &GtpSocket) -> gtp::Result<OwnedFd> {
     let other = |e: Error| gtp::Error::Unsupported(e.to_string());
     let place = bound(wanted).ok_or(gtp::Error::BadImage("a socket has no address"))?;
-    let mut fitting: Vec<(i32, OwnedFd)> = udp_sockets(pid)
+    let mut fitting: Vec<(i32, OwnedFd)> = socket_files(pid)
         .map_err(other)?
         .into_iter()
-        .filter(|(_, file)| sockets::bound_to(file.as_fd()) == Some(place))
+        .filter(|(_, file)| {
+            is_udp(file).unwrap_or(false) && sockets::bound_to(file.as_fd()) == Some(place)
+        })
         .collect();
     let same = fitting.iter().position(|(fd, _)| *fd == wanted.fd);
     let chosen = same.unwrap_or(0);

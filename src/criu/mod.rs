@@ -36,6 +36,7 @@ mod journal;
 mod keeper;
 pub mod logger;
 pub mod names;
+mod netimages;
 mod netns;
 mod proc;
 mod ptrace;

@@ -45,6 +45,14 @@ pub(crate) fn receives_gtp(fd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(option(fd, libc::SOL_UDP, libc::UDP_ENCAP)?.is_some_and(|e| ENCAP_GTP.contains(&e)))
 }
 
+/// Whether this is a socket of generic netlink.
+pub(crate) fn is_generic_netlink(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(
+        option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN)? == Some(libc::AF_NETLINK)
+            && protocol(fd)? == Some(libc::NETLINK_GENERIC),
+    )
+}
+
 /// Where a socket is bound; `None` when it is of no internet family.
 pub(crate) fn bound_to(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
     let name = getsockname::<SockaddrStorage>(fd.as_raw_fd()).ok()?;
@@ -83,6 +91,15 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+
+    #[test]
+    fn a_netlink_socket_is_known() {
+        let open = |protocol| netlink_sys::Socket::new(protocol).unwrap();
+        let generic = open(netlink_sys::protocols::NETLINK_GENERIC);
+        assert!(is_generic_netlink(generic.as_fd()).unwrap());
+        let route = open(netlink_sys::protocols::NETLINK_ROUTE);
+        assert!(!is_generic_netlink(route.as_fd()).unwrap());
+    }
 
     #[test]
     fn a_udp_socket_is_known() {

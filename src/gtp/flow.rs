@@ -9,12 +9,13 @@ use std::net::IpAddr;
 use super::nat::Subscribers;
 use super::{Error, Result};
 use crate::netlink::nft::header;
-use crate::netlink::{self, Attrs, Batch, Message, Protocol, Socket, Writer};
+use crate::netlink::{self, Attrs, Message, Protocol, Socket, Writer};
 use crate::proto::Flows;
 
-/// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_NEW` and `_GET`.
+/// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_NEW`, `_GET` and `_DELETE`.
 const CT_NEW: u16 = 1 << 8;
 const CT_GET: u16 = 1 << 8 | 1;
+const CT_DELETE: u16 = 1 << 8 | 2;
 /// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
 const FAMILIES: [u8; 2] = [2, 10];
 
@@ -33,6 +34,12 @@ const LABELS: u16 = 22;
 const SETTABLE: u32 = 2 | 4 | 8;
 /// `IP_CT_TCP_FLAG_BE_LIBERAL`: the windows are not known on the other host.
 const LIBERAL: u8 = 8;
+/// Seconds a flow has at least, once restored: its packets were refreshing it
+/// on the other host after it was read, and some may have been lost since.
+const LEAST_TIME: u32 = 60;
+/// Flows sent at once: should all be refused, the answers fit the kernel's
+/// default receive buffer.
+const TOGETHER: usize = 128;
 /// Bytes of flows in a record.
 const FULL: usize = 256 * 1024;
 
@@ -128,7 +135,8 @@ fn request(attrs: &Attrs<'_>, who: &Subscribers<'_>) -> netlink::Result<Option<V
     let status = attrs.find(STATUS)?.and_then(|v| v.try_into().ok());
     let status = status.map_or(0, u32::from_be_bytes) & SETTABLE;
     w.put(STATUS, &status.to_be_bytes())?;
-    w.put(TIMEOUT, timeout)?;
+    let left = timeout.try_into().map_or(0, u32::from_be_bytes);
+    w.put(TIMEOUT, &left.max(LEAST_TIME).to_be_bytes())?;
     if let Some(info) = attrs.find(PROTOINFO)? {
         w.nest(PROTOINFO, |w| protocol(w, info))?;
     }
@@ -256,39 +264,66 @@ pub fn add(flows: &Flows, outer: &mut HashSet<IpAddr>) -> Result<u64> {
         .filter(|f| FAMILIES.contains(f))
         .ok_or(Error::BadImage("flows are of an unknown family"))?;
     let mut socket = Socket::open(Protocol::Netfilter)?;
+    let mut tracked = 0;
+    for some in flows.flows.chunks(TOGETHER) {
+        for flow in some {
+            remember(outer, flow)?;
+        }
+        let refused = send(&mut socket, CT_NEW, family, some)?;
+        // What CRIU has restored of its own is tracked, but not translated.
+        let known: Vec<&Vec<u8>> = refused
+            .iter()
+            .filter(|(_, e)| e.errno() == Some(libc::EEXIST))
+            .filter_map(|(place, _)| some.get(*place))
+            .collect();
+        let mut lost: Vec<(usize, netlink::Error)> = refused
+            .into_iter()
+            .filter(|(_, e)| e.errno() != Some(libc::EEXIST))
+            .collect();
+        if !known.is_empty() {
+            send(&mut socket, CT_DELETE, family, known.iter().copied())?;
+            lost.extend(send(&mut socket, CT_NEW, family, known.iter().copied())?);
+        }
+        tracked += some.len().saturating_sub(lost.len());
+        for (_, e) in lost {
+            warn(&e);
+        }
+    }
+    Ok(u64::try_from(tracked).unwrap_or_default())
+}
+
+fn warn(e: &netlink::Error) {
+    const WHAT: &str = "a subscriber's connection is not tracked any more";
+    match e.errno() {
+        Some(libc::ENOMEM) => {
+            log::warn!("{WHAT}, for the table is full; raise net.netfilter.nf_conntrack_max");
+        }
+        _ => log::warn!("{WHAT}: {e}"),
+    }
+}
+
+/// Sends a request for each of some flows; answers the refusals.
+fn send<'a>(
+    socket: &mut Socket,
+    kind: u16,
+    family: u8,
+    flows: impl IntoIterator<Item = &'a Vec<u8>>,
+) -> Result<Vec<(usize, netlink::Error)>> {
     let mut batch = socket.batch();
-    let (mut tracked, mut waiting) = (0, 0);
-    for (place, flow) in flows.flows.iter().enumerate() {
-        let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-        batch.push(CT_NEW, flags, &header(family, 0), |w| {
+    let flags = if kind == CT_NEW {
+        libc::NLM_F_CREATE | libc::NLM_F_EXCL
+    } else {
+        0
+    };
+    for flow in flows {
+        batch.push(kind, flags, &header(family, 0), |w| {
             w.append(flow);
             Ok(())
         })?;
-        waiting += 1;
-        remember(outer, flow)?;
-        if batch.is_full() || place + 1 == flows.flows.len() {
-            tracked += send(&mut socket, &mut batch, std::mem::take(&mut waiting))?;
-        }
     }
-    Ok(tracked)
-}
-
-fn send(socket: &mut Socket, batch: &mut Batch, count: u64) -> Result<u64> {
-    let mut lost = 0;
-    socket.run_each(batch, |_, e| match e.errno() {
-        Some(libc::EEXIST) => {}
-        Some(libc::ENOMEM) => {
-            lost += 1;
-            log::warn!(
-                "a subscriber's connection is not tracked any more, for the table is full; raise net.netfilter.nf_conntrack_max"
-            );
-        }
-        _ => {
-            lost += 1;
-            log::warn!("a subscriber's connection is not tracked any more: {e}");
-        }
-    })?;
-    Ok(count.saturating_sub(lost))
+    let mut refused = Vec::new();
+    socket.run_each(&mut batch, |place, e| refused.push((place, e)))?;
+    Ok(refused)
 }
 
 #[cfg(test)]
@@ -335,6 +370,7 @@ mod tests {
         let bytes = request(&Attrs::new(w.bytes()), &who).unwrap().unwrap();
         let made = Attrs::new(&bytes);
         assert_eq!(made.find(STATUS).unwrap(), Some(&[0, 0, 0, 10][..]));
+        assert_eq!(made.find(TIMEOUT).unwrap(), Some(&[0, 0, 0, 60][..]));
         let nat = Attrs::new(made.find(NAT_SRC).unwrap().unwrap());
         assert_eq!(nat.find(1).unwrap(), Some(&spgw[..]));
         let port = Attrs::new(nat.find(3).unwrap().unwrap());

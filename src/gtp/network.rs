@@ -190,6 +190,27 @@ pub fn destinations(entries: &[Rtnetlink]) -> Vec<(Vec<u8>, u8)> {
     entries.iter().filter(is_route).filter_map(of).collect()
 }
 
+/// Whether an address or route, as the kernel reports it in a message of this
+/// kind, is on or through one of `links`.
+///
+/// # Errors
+/// It is malformed.
+pub(crate) fn names_one_of(
+    kind: u16,
+    payload: &[u8],
+    links: &HashSet<u32>,
+) -> netlink::Result<bool> {
+    if kind == u16::from(Rtm::Newaddr) {
+        let index = payload.get(4..8).map(get_u32).transpose()?;
+        return Ok(index.is_some_and(|i| links.contains(&i)));
+    }
+    if kind == u16::from(Rtm::Newroute) {
+        let route = Route::read(payload)?;
+        return Ok(route.is_some_and(|r| r.links.iter().any(|l| links.contains(l))));
+    }
+    Ok(false)
+}
+
 /// An entry in a form that is the same wherever it stands: without what changes
 /// by itself, such as the age of an address.
 #[must_use]

@@ -13,6 +13,7 @@ use super::network::{self, Made};
 use super::table::Filler;
 use super::{flow, nat, sysctl, Error, Result};
 use crate::image::{Reader, KIND_GTP};
+use crate::netlink::Genl;
 use crate::proto::record::Body;
 use crate::proto::{GtpLink, NatRule, Rtnetlink, Sysctl};
 
@@ -72,6 +73,28 @@ pub fn survey<R: Read>(image: &mut Reader<R>) -> Result<Survey> {
         }
     }
     Ok(found)
+}
+
+/// Checks that the driver's netlink family has the number that a process
+/// remembers: the kernel gives such numbers in the order of loading.
+///
+/// # Errors
+/// It has another one here, and how to mend that.
+pub fn check_family(genl: &Genl, link: &GtpLink) -> Result<()> {
+    let here = u32::from(genl.id());
+    let Some(there) = link.netlink_family.filter(|there| *there != here) else {
+        return Ok(());
+    };
+    let cure = match there.checked_sub(here) {
+        Some(times) => format!(
+            "each `modprobe -r gtp && modprobe gtp` gives it the next number, {times} of them make it {there}"
+        ),
+        None => "reboot this host and load the modules in the order of the other one".to_owned(),
+    };
+    Err(Error::InTheWay(format!(
+        "link {}: its program may remember that the netlink family gtp has number {there}, but here it has {here}; {cure}",
+        link.name
+    )))
 }
 
 /// The sockets a link is to receive on, held for the length of its creation.

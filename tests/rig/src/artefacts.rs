@@ -132,6 +132,7 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
         "bench-conns",
         "spgw",
         "ran-peer",
+        "gtp-load",
     ] {
         payload.add(&format!("/usr/bin/{name}"), 0o755, &find(&made, name)?)?;
     }

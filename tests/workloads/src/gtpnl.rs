@@ -157,6 +157,39 @@ impl Netlink {
         self.new_pdp(&p)
     }
 
+    /// Reads the tunnels of all links and looks at none of them; answers how many bytes came.
+    pub fn read_all(&mut self) -> io::Result<u64> {
+        const NLM_F_DUMP: u16 = 0x300;
+        const NLMSG_ERROR: [u8; 2] = [2, 0];
+        const NLMSG_DONE: [u8; 2] = [3, 0];
+        self.seq += 1;
+        let mut msg = Vec::new();
+        msg.extend(20u32.to_ne_bytes());
+        msg.extend(self.family.to_ne_bytes());
+        msg.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+        msg.extend(self.seq.to_ne_bytes());
+        msg.extend(0u32.to_ne_bytes());
+        msg.extend([2, 1, 0, 0]); // GTP_CMD_GETPDP
+        let fd = self.socket.as_raw_fd();
+        // SAFETY: `msg` lives over the call and has this length.
+        if unsafe { libc::send(fd, msg.as_ptr().cast(), msg.len(), 0) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut buf = vec![0u8; 64 * 1024];
+        let mut bytes = 0;
+        loop {
+            // SAFETY: `buf` lives over the call and has this length.
+            let got = unsafe { libc::recv(fd, buf.as_mut_ptr().cast(), buf.len(), 0) };
+            bytes += u64::try_from(got).map_err(|_| io::Error::last_os_error())?;
+            // The end comes alone.
+            match buf.get(4..6).and_then(|b| b.try_into().ok()) {
+                Some(NLMSG_DONE) => return Ok(bytes),
+                Some(NLMSG_ERROR) => return Err(io::Error::other("the dump was refused")),
+                _ => {}
+            }
+        }
+    }
+
     fn new_pdp(&mut self, payload: &[u8]) -> io::Result<()> {
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
         self.ask(self.family, flags, payload).map(drop)
@@ -169,9 +202,21 @@ pub fn create(name: &str, v0: RawFd, v1: RawFd, buckets: u32) -> io::Result<u32>
     attr(&mut data, 1, &v0.to_ne_bytes());
     attr(&mut data, 2, &v1.to_ne_bytes());
     attr(&mut data, 3, &buckets.to_ne_bytes());
+    new_link(name, &data)
+}
+
+/// Creates a GTP link on sockets that the kernel makes, and brings it up; answers its index.
+pub fn create_alone(name: &str, buckets: u32) -> io::Result<u32> {
+    let mut data = Vec::new();
+    attr(&mut data, 3, &buckets.to_ne_bytes());
+    attr(&mut data, 5, &[1]);
+    new_link(name, &data)
+}
+
+fn new_link(name: &str, data: &[u8]) -> io::Result<u32> {
     let mut info = Vec::new();
     attr(&mut info, 1, b"gtp\0");
-    attr(&mut info, 2, &data);
+    attr(&mut info, 2, data);
     let mut p = vec![0; 16]; // struct ifinfomsg
     for at in [8, 12] {
         // Flags and change mask: IFF_UP.

@@ -7,6 +7,7 @@ mod cli;
 mod companion;
 mod dkms;
 mod gtp;
+mod gtp_scale;
 mod local;
 mod migrate_mme;
 mod migrate_socat;
@@ -62,9 +63,11 @@ pub const ALL: &[Scenario] = &[
     bad_input::SCENARIO,
     gtp::LOCAL,
     gtp::MIGRATE,
+    gtp_scale::SCALE,
     companion::SCENARIO,
     dkms::SCENARIO,
     bench::SCENARIO,
+    gtp_scale::BENCH,
     migrate_mme::DEMO,
 ];
 
