@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::fd::BorrowedFd;
 
 use super::repair::Repair;
+use super::scope::Naming;
 use super::uapi::SCTP_REPAIR_QUEUE_SENT;
 use super::{addr, options, sockopt, Result, Summary};
 use crate::image;
@@ -22,6 +23,7 @@ pub fn dump(
     out: &mut image::Writer<impl Write>,
 ) -> Result<Summary> {
     let mut summary = Summary::default();
+    let mut out = Naming::new(fd, out);
     let endpoint = repair.endpoint(fd)?;
     let connected = matches!(endpoint.state, Some(ESTABLISHED | CLOSING));
     out.write(Body::Socket(Socket {
@@ -43,7 +45,7 @@ pub fn dump(
 
     repair.associations(fd, |asoc| {
         summary.associations += 1;
-        Ok(out.write(Body::Association(asoc))?)
+        out.write(Body::Association(asoc))
     })?;
     if summary.associations == 0 {
         return Ok(summary);
@@ -53,7 +55,7 @@ pub fn dump(
         if streams.entries.is_empty() {
             return Ok(());
         }
-        Ok(out.write(Body::Streams(streams))?)
+        out.write(Body::Streams(streams))
     })?;
 
     // The kernel keeps sent chunks on several lists; they must go back in the
@@ -65,15 +67,15 @@ pub fn dump(
         let is_sent = chunk.queue == Some(SCTP_REPAIR_QUEUE_SENT);
         let same = sent.first().is_none_or(|c| c.assoc_id == chunk.assoc_id);
         if !(is_sent && same) {
-            write_sent(&mut sent, out)?;
+            write_sent(&mut sent, &mut out)?;
         }
         if is_sent {
             sent.push(chunk);
             return Ok(());
         }
-        Ok(out.write(Body::Chunk(chunk))?)
+        out.write(Body::Chunk(chunk))
     })?;
-    write_sent(&mut sent, out)?;
+    write_sent(&mut sent, &mut out)?;
     Ok(summary)
 }
 
@@ -86,7 +88,7 @@ pub(super) const ESTABLISHED: u32 = 1;
 /// `TCP_CLOSE_WAIT`, which is `SCTP_SS_CLOSING` too: one side or both have shut down.
 pub(super) const CLOSING: u32 = 8;
 
-fn write_sent(sent: &mut Vec<Chunk>, out: &mut image::Writer<impl Write>) -> Result<()> {
+fn write_sent(sent: &mut Vec<Chunk>, out: &mut Naming<'_, impl Write>) -> Result<()> {
     sort_by_tsn(sent);
     for chunk in sent.drain(..) {
         out.write(Body::Chunk(chunk))?;

@@ -34,6 +34,12 @@ pub enum Error {
         /// The address.
         addr: IpAddr,
     },
+    /// An interface of a link-local address is not on this host.
+    #[error("interface {name}, which a link-local address belongs to, is not on this host; ip link set dev DEV name {name}")]
+    InterfaceMissing {
+        /// Its name.
+        name: String,
+    },
     /// A system call on the socket failed.
     #[error("{what}: {source}")]
     Sys {

@@ -11,6 +11,7 @@
 //! | [`nudge`] | peers that wait for a timer send again at once |
 //! | [`list`] | the SCTP sockets of this host |
 //! | [`addr`] | `struct sockaddr` as bytes |
+//! | `scope` | interfaces of link-local addresses, by name |
 
 pub mod addr;
 pub mod dump;
@@ -20,6 +21,7 @@ pub mod nudge;
 pub mod options;
 pub mod repair;
 pub mod restore;
+mod scope;
 mod sockopt;
 mod summary;
 mod table;

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::dump::LISTEN;
 use super::options::{self, Stage};
 use super::repair::Repair;
+use super::scope::Numbers;
 use super::{addr, sockopt, Error, Result, Summary};
 use crate::image;
 use crate::proto::record::Body;
@@ -51,15 +52,16 @@ fn make(
     let Some(Body::Socket(socket)) = img.next_record()? else {
         return Err(Error::BadImage("it does not begin with a socket"));
     };
-    let Some(Body::Endpoint(endpoint)) = img.next_record()? else {
+    let owned = create(&socket)?;
+    let fd = owned.as_fd();
+    let mut numbers = Numbers::default();
+    let Some(Body::Endpoint(endpoint)) = record(img, fd, &mut numbers)? else {
         return Err(Error::BadImage("no endpoint behind the socket"));
     };
     for a in &endpoint.addrs {
         present(a, here)?;
     }
 
-    let owned = create(&socket)?;
-    let fd = owned.as_fd();
     repair.freeze(fd)?;
     options::write(fd, &socket.options, Stage::Unbound)?;
     let mut summary = Summary::default();
@@ -75,7 +77,7 @@ fn make(
         summary.listening = true;
     }
 
-    while let Some(body) = img.next_record()? {
+    while let Some(body) = record(img, fd, &mut numbers)? {
         match body {
             Body::Association(asoc) => {
                 local(&asoc, here)?;
@@ -96,6 +98,23 @@ fn make(
     }
     repair.flush()?;
     Ok((owned, summary))
+}
+
+/// The next record but those that name interfaces, with the numbers of this host.
+fn record(
+    img: &mut image::Reader<impl Read>,
+    fd: BorrowedFd<'_>,
+    numbers: &mut Numbers,
+) -> Result<Option<Body>> {
+    while let Some(mut body) = img.next_record()? {
+        if let Body::Interface(interface) = &body {
+            numbers.learn(fd, interface)?;
+            continue;
+        }
+        numbers.translate(&mut body)?;
+        return Ok(Some(body));
+    }
+    Ok(None)
 }
 
 fn create(socket: &Socket) -> Result<OwnedFd> {

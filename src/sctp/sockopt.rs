@@ -89,3 +89,36 @@ pub(super) fn listen(fd: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
 pub(super) fn load_module() {
     drop(socket(libc::AF_INET, libc::SOCK_STREAM));
 }
+
+/// An interface request with everything zero but what is set.
+fn request() -> libc::ifreq {
+    // SAFETY: it holds numbers and a pointer the kernel does not follow here.
+    unsafe { std::mem::zeroed() }
+}
+
+/// The name an interface number has in the network namespace of a socket.
+pub(super) fn interface_name(fd: BorrowedFd<'_>, number: u32) -> io::Result<String> {
+    let mut req = request();
+    req.ifr_ifru.ifru_ifindex = i32::try_from(number).map_err(io::Error::other)?;
+    // SAFETY: the kernel reads the number in `req` and writes the name into it.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCGIFNAME, &raw mut req) })?;
+    let name = req.ifr_name.iter().map(|c| c.to_ne_bytes()[0]);
+    String::from_utf8(name.take_while(|b| *b != 0).collect()).map_err(io::Error::other)
+}
+
+/// The number of the interface of that name in the network namespace of a socket.
+pub(super) fn interface_number(fd: BorrowedFd<'_>, name: &str) -> io::Result<u32> {
+    let mut req = request();
+    // One byte stays zero, to end the name.
+    if name.is_empty() || name.len() >= req.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (to, from) in req.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    // SAFETY: the kernel reads the name in `req` and writes the number into it.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut req) })?;
+    // SAFETY: the number is what the kernel has just written.
+    let number = unsafe { req.ifr_ifru.ifru_ifindex };
+    u32::try_from(number).map_err(io::Error::other)
+}

@@ -218,6 +218,7 @@ table! { Association {
     bytes peer_chunks = SCTP_REPAIR_A_ASSOC_PEER_CHUNKS,
     nests keys = SCTP_REPAIR_A_ASSOC_KEY,
     u16 active_key = SCTP_REPAIR_A_ASSOC_ACTIVE_KEY,
+    u32 shutdown_left = SCTP_REPAIR_A_ASSOC_SHUTDOWN_LEFT,
 }}
 
 table! { Path {

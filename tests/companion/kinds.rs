@@ -6,12 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread::sleep;
 use std::time::Duration;
 
+use telecr::proto::Association;
 use telecr::sctp::repair::Repair;
 use telecr::sctp::{addr, Error};
 
 use super::pair::{
-    accept, alone, bind, connect, get, hear, listen, peel_off, recv, send, set, set32, set_number,
-    set_option, sh, shutdown_write, socket, transmit_on, try_send,
+    accept, allow_descriptors, alone, bind, connect, get, hear, listen, peel_off, recv, send,
+    send_plain, set, set32, set_number, set_option, sh, shutdown_write, socket, transmit_on,
+    try_send,
 };
 use super::{moved, read, write};
 
@@ -126,9 +128,18 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 #[test]
 #[ignore = "needs the kernel companion"]
 fn one_to_many_sockets_with_many_associations() {
+    const COUNT: u32 = 2000;
     alone(&[]);
+    allow_descriptors(u64::from(COUNT) + 100);
     let s = server(MANY, &["10.1.0.1:5000"]);
-    let clients: Vec<OwnedFd> = (0..300)
+    // SO_RCVBUFFORCE: room for all of it.
+    set_number(
+        s.as_fd(),
+        libc::SOL_SOCKET,
+        libc::SO_RCVBUFFORCE,
+        &[4 << 20],
+    );
+    let clients: Vec<OwnedFd> = (0..COUNT)
         .map(|n| {
             let c = bound_to(ONE, &[&format!("10.1.0.2:{}", 6000 + n)]);
             assert!(connect(&c, place("10.1.0.1:5000")));
@@ -138,7 +149,7 @@ fn one_to_many_sockets_with_many_associations() {
         .collect();
     pause(300);
     let (s, summary) = moved(s);
-    assert_eq!(summary.associations, 300);
+    assert_eq!(summary.associations, COUNT);
     assert!(summary.listening);
     // Each is answered on its own association, by the id it came with.
     for _ in &clients {
@@ -210,7 +221,144 @@ fn several_addresses_on_both_sides() {
     let (c, _) = moved(c);
     both_ways(&s, &c);
     // One path dies; the other one carries on.
-    sh("ip address del 10.1.0.2/24 dev lo");
+    sh("ip address del 10.1.0.2/32 dev lo");
+    both_ways(&s, &c);
+}
+
+/// The only association of a socket as the kernel tells it.
+fn record(fd: &OwnedFd) -> Association {
+    let mut repair = deaf(fd);
+    let mut all = Vec::new();
+    repair
+        .associations(fd.as_fd(), |a| {
+            all.push(a);
+            Ok(())
+        })
+        .unwrap();
+    repair.release(fd.as_fd()).unwrap();
+    assert_eq!(all.len(), 1);
+    all.remove(0)
+}
+
+/// The state of the path to an address (`SCTP_GET_PEER_ADDR_INFO`).
+fn path_state(fd: &OwnedFd, to: &str) -> u32 {
+    let mut ask = vec![0; 4];
+    ask.extend(addr::bytes(place(to)));
+    ask.resize(152, 0);
+    let got = get(fd, 15, ask);
+    u32::from_ne_bytes(got[132..136].try_into().unwrap())
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn every_state_of_a_path() {
+    const FAR: &str = "10.1.0.4:6000";
+    let (inactive, failed, active, unconfirmed) = (0, 1, 2, 3);
+    let block = || {
+        sh(
+            "nft add table t; nft add chain t i '{ type filter hook input priority 0; }'; \
+            nft add rule t i ip daddr 10.1.0.4 drop",
+        );
+    };
+    let unblock = || sh("nft delete table t");
+    alone(&[]);
+    block();
+    let l = server(ONE, &["10.1.0.1:5000"]);
+    let c = bound_to(ONE, &["10.1.0.2:6000", FAR]);
+    assert!(connect(&c, place("10.1.0.1:5000")));
+    let mut s = accept(&l);
+    set32(&s, 131, &[0, 2]); // SCTP_EXPOSE_POTENTIALLY_FAILED_STATE
+    let heartbeat = |fd: &OwnedFd, failures: u16| {
+        // SCTP_PEER_ADDR_PARAMS: a heartbeat every 100 ms.
+        let mut value = vec![0; 4];
+        value.extend(addr::bytes(place(FAR)));
+        value.resize(132, 0);
+        value.extend(100u32.to_ne_bytes());
+        value.extend(failures.to_ne_bytes());
+        value.extend([0; 8]);
+        value.extend(1u32.to_ne_bytes());
+        value.resize(156, 0);
+        set(fd, 9, &value).unwrap();
+    };
+    for (state, before) in [
+        (unconfirmed, None),
+        (active, Some(false)),
+        (failed, Some(true)),
+        (inactive, None),
+        (active, Some(false)),
+    ] {
+        match before {
+            Some(true) => block(),
+            Some(false) => unblock(),
+            None => {}
+        }
+        // SCTP_PEER_ADDR_THLDS: potentially failed after the first failure (RFC 7829).
+        let mut limits = vec![0; 8];
+        limits.extend(addr::bytes(place(FAR)));
+        limits.resize(136, 0);
+        limits.extend(if state == failed { 100u16 } else { 2 }.to_ne_bytes());
+        limits.extend(u16::from(state != failed).to_ne_bytes());
+        limits.resize(144, 0);
+        if state != unconfirmed {
+            heartbeat(&s, if state == failed { 100 } else { 2 });
+            set(&s, 31, &limits).unwrap();
+        }
+        until(&format!("state {state}"), || path_state(&s, FAR) == state);
+        (s, _) = moved(s);
+        assert_eq!(path_state(&s, FAR), state);
+        both_ways(&s, &c);
+    }
+}
+
+/// All the numbers of an association and of its paths, which nothing changes meanwhile.
+#[test]
+#[ignore = "needs the kernel companion"]
+fn all_that_is_told_of_an_association() {
+    alone(&[]);
+    let l = bound_to(ONE, &["10.1.0.1:5000", "10.1.0.3:5000"]);
+    set32(&l, 7, &[4711]); // SCTP_ADAPTATION_LAYER
+    listen(&l);
+    let c = bound_to(ONE, &["10.1.0.2:6000", "10.1.0.4:6000"]);
+    set32(&c, 7, &[815]);
+    assert!(connect(&c, place("10.1.0.1:5000")));
+    let s = accept(&l);
+    set32(&s, 0, &[0, 400, 5000, 252]); // SCTP_RTOINFO
+    set32(&s, 1, &[7, 0, 0, 30_000, 0]); // SCTP_ASSOCINFO
+    set32(&s, 16, &[0, 200, 3]); // SCTP_DELAYED_SACK
+    set32(&s, 17, &[0, 77]); // SCTP_CONTEXT
+    set32(&s, 20, &[0, 9]); // SCTP_MAX_BURST
+    both_ways(&s, &c);
+    until("both paths", || {
+        path_state(&s, "10.1.0.2:6000") == 2 && path_state(&s, "10.1.0.4:6000") == 2
+    });
+    pause(500);
+    let still = |fd: &OwnedFd| {
+        let mut a = record(fd);
+        // Chosen anew, by the routes.
+        a.paths.iter_mut().for_each(|p| p.saddr = None);
+        a
+    };
+    let before = still(&s);
+    assert_eq!(before.peer_adaptation, Some(815));
+    assert!(before
+        .paths
+        .iter()
+        .all(|p| p.srtt.is_some() && p.rto > Some(0)));
+    let mut repair = deaf(&s);
+    let (image, _) = write(&mut repair, &s);
+    drop(s);
+    let (s, _) = read(&mut repair, &image).unwrap();
+    let mut after = None;
+    repair
+        .associations(s.as_fd(), |a| {
+            after = Some(a);
+            Ok(())
+        })
+        .unwrap();
+    let mut after = after.unwrap();
+    after.paths.iter_mut().for_each(|p| p.saddr = None);
+    assert_eq!(after, before);
+    repair.wake(s.as_fd()).unwrap();
     both_ways(&s, &c);
 }
 
@@ -255,6 +403,46 @@ fn link_local_addresses_with_their_scope() {
     let (s, _) = moved(s);
     let (c, _) = moved(c);
     both_ways(&s, &c);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn an_interface_of_another_number_is_found_by_its_name() {
+    alone(&[]);
+    let make = "ip link add here type dummy; ip link set here up; ip address add fe80::1/64 dev here nodad";
+    sh(make);
+    let before = nix::net::if_::if_nametoindex("here").unwrap();
+    let l = server(ONE, &[&format!("[fe80::1%{before}]:5000")]);
+    let c = bound_to(ONE, &[&format!("[fe80::1%{before}]:6000")]);
+    assert!(connect(&c, place(&format!("[fe80::1%{before}]:5000"))));
+    let s = accept(&l);
+    send(&c, 1, b"unread");
+    pause(100);
+    let mut repair = deaf(&s);
+    repair.freeze(c.as_fd()).unwrap();
+    let images = [&s, &c].map(|fd| write(&mut repair, fd).0);
+    drop((s, c, l));
+    // As on another host: first without the interface, then with another number.
+    sh("ip link del here");
+    let e = read(&mut repair, &images[0]).unwrap_err();
+    assert!(
+        matches!(&e, Error::InterfaceMissing { name } if name == "here"),
+        "{e}"
+    );
+    sh(&format!("ip link add other type dummy; {make}"));
+    let after = nix::net::if_::if_nametoindex("here").unwrap();
+    assert_ne!(before, after);
+    let [s, c] = images.map(|i| read(&mut repair, &i).unwrap().0);
+    for fd in [&s, &c] {
+        repair.wake(fd.as_fd()).unwrap();
+    }
+    assert_eq!(recv(&s), (1, b"unread".to_vec()));
+    both_ways(&s, &c);
+    let local = &record(&s).local_addrs[0];
+    assert_eq!(
+        local,
+        &addr::bytes(place(&format!("[fe80::1%{after}]:5000")))
+    );
 }
 
 /// Sends until the socket takes no more and the peer's window is full too, the
@@ -350,21 +538,35 @@ fn stream_schedulers_and_their_weights() {
     }
 }
 
+/// `SCTP_DEFAULT_PRINFO`: association, value, policy.
+fn prinfo(policy: u16, value: u32) -> Vec<u8> {
+    let parts = [[0; 4], value.to_ne_bytes(), u32::from(policy).to_ne_bytes()];
+    parts.concat()
+}
+
 #[test]
 #[ignore = "needs the kernel companion"]
 fn messages_given_up() {
     alone(&[]);
     let (s, c) = pair();
-    // SCTP_DEFAULT_PRINFO: 100 ms to live.
-    set(&s, 114, &[0x10, 0, 0, 0, 100, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    set(&s, 114, &prinfo(0x10, 100)).unwrap(); // 100 ms to live
     let mut far = deaf(&c);
     for n in 0..40u8 {
         try_send(&s, 1, &[n; 1200]);
     }
     pause(1500);
     // Some are abandoned by now, and the peer was not told.
-    set(&s, 114, &[0; 12]).unwrap();
+    set(&s, 114, &prinfo(0, 0)).unwrap();
     send(&s, 2, b"kept");
+    let mut given_up = 0;
+    let mut repair = deaf(&s);
+    repair
+        .chunks(s.as_fd(), |c| {
+            given_up += c.flags.unwrap() >> 3 & 1;
+            Ok(())
+        })
+        .unwrap();
+    assert!(given_up > 0);
     let (s, _) = moved(s);
     far.wake(c.as_fd()).unwrap();
     // What was given up may be missing, what was not may not.
@@ -372,6 +574,86 @@ fn messages_given_up() {
         recv(&c) == (2, b"kept".to_vec())
     });
     both_ways(&s, &c);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn messages_that_may_not_be_sent_again() {
+    alone(&[]);
+    let (s, c) = pair_with(|fd| set_number(fd.as_fd(), libc::IPPROTO_SCTP, 3, &[1])); // SCTP_NODELAY
+    set(&s, 114, &prinfo(0x20, 0)).unwrap(); // no retransmission
+    let mut far = deaf(&c);
+    for n in 0..3u8 {
+        send_plain(&s, &[n; 500]);
+    }
+    set(&s, 114, &prinfo(0x30, 9)).unwrap(); // SCTP_PR_SCTP_PRIO
+    send_plain(&s, b"important");
+    set(&s, 114, &prinfo(0, 0)).unwrap();
+    send_plain(&s, b"kept");
+    let (s, summary) = moved(s);
+    assert_eq!(summary.outgoing, 5);
+    pause(1000);
+    far.wake(c.as_fd()).unwrap();
+    // The limit of the first three was reached before.
+    assert_eq!(recv(&c), (0, b"important".to_vec()));
+    assert_eq!(recv(&c), (0, b"kept".to_vec()));
+    both_ways(&s, &c);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn a_lifetime_goes_on_from_where_it_was() {
+    alone(&[]);
+    let (s, c) = pair();
+    set(&s, 114, &prinfo(0x10, 60_000)).unwrap();
+    let mut far = deaf(&c);
+    send_plain(&s, b"late");
+    pause(500);
+    let mut repair = deaf(&s);
+    let lifetime = |repair: &mut Repair, fd: &OwnedFd| {
+        let mut left = None;
+        repair
+            .chunks(fd.as_fd(), |c| {
+                left = c.lifetime;
+                Ok(())
+            })
+            .unwrap();
+        left.unwrap()
+    };
+    let before = lifetime(&mut repair, &s);
+    let (image, _) = write(&mut repair, &s);
+    assert!(before <= 59_500, "{before}");
+    drop(s);
+    let (s, _) = read(&mut repair, &image).unwrap();
+    assert!(lifetime(&mut repair, &s) <= before + 4);
+    repair.wake(s.as_fd()).unwrap();
+    far.wake(c.as_fd()).unwrap();
+    assert_eq!(recv(&c), (0, b"late".to_vec()));
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn an_echo_of_congestion_goes_on() {
+    alone(&[]);
+    let (s, c) = pair();
+    both_ways(&s, &c);
+    // The peer's packets are marked on their way (RFC 3168), and it does not hear of it.
+    sh(
+        "nft add table t; nft add chain t i '{ type filter hook input priority 0; }'; \
+        nft add rule t i ip daddr 10.1.0.1 ip ecn set ce; nft add rule t i ip saddr 10.1.0.1 drop",
+    );
+    send(&c, 1, b"marked");
+    assert_eq!(recv(&s), (1, b"marked".to_vec()));
+    assert_eq!(record(&s).need_ecne, Some(1));
+    let (s, _) = moved(s);
+    assert_eq!(record(&s).need_ecne, Some(1));
+    let before = record(&c);
+    sh("nft delete table t");
+    until("the peer to have reduced", || {
+        both_ways(&s, &c);
+        record(&s).need_ecne == Some(0)
+    });
+    assert_ne!(record(&c).last_cwr_tsn, before.last_cwr_tsn);
 }
 
 #[test]
@@ -531,6 +813,35 @@ fn sctp_over_udp() {
     ask.extend(addr::bytes(place("10.1.0.2:6000")));
     ask.resize(144, 0);
     assert_eq!(get(&s, 132, ask)[136..138], 9899u16.to_be_bytes());
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn event_subscriptions() {
+    alone(&[]);
+    let s = server(MANY, &["10.1.0.1:5000"]);
+    let c = bound_to(ONE, &["10.1.0.2:6000"]);
+    assert!(connect(&c, place("10.1.0.1:5000")));
+    send(&c, 1, b"hello");
+    let id = hear(&s, 100, 0).unwrap().association;
+    // SCTP_EVENT: shutdown of this association, sender dry of all to come (SCTP_FUTURE_ASSOC).
+    let event = |id: u32, kind: u16, on: u8| {
+        [&id.to_ne_bytes()[..], &kind.to_ne_bytes(), &[on, 0]].concat()
+    };
+    set(&s, 127, &event(id, 0x8005, 1)).unwrap();
+    set(&s, 127, &event(0, 0x8009, 1)).unwrap();
+    let all = |fd: &OwnedFd| {
+        [(id, 0x8005), (id, 0x8009), (0, 0x8005), (0, 0x8009)]
+            .map(|(id, kind)| get(fd, 127, event(id, kind, 0))[6])
+    };
+    assert_eq!(all(&s), [1, 0, 0, 1]);
+    let (s, _) = moved(s);
+    assert_eq!(all(&s), [1, 0, 0, 1]);
+    drop(c);
+    // The notification of the shutdown, sn_type first.
+    until("SCTP_SHUTDOWN_EVENT", || {
+        hear(&s, 100, 0).is_ok_and(|m| m.data[..2] == 0x8005u16.to_ne_bytes())
+    });
 }
 
 /// Every event there is (`SCTP_EVENTS`).
@@ -727,6 +1038,27 @@ fn a_shutdown_that_waits_for_data() {
 
 #[test]
 #[ignore = "needs the kernel companion"]
+fn a_shutdown_that_waits_is_not_given_up() {
+    alone(&[]);
+    let (s, c) = pair();
+    let mut far = deaf(&c);
+    send(&s, 1, b"still to come");
+    shutdown_write(&s);
+    // In and out of the mode, and by way of an image: no guard runs, none starts.
+    assert_eq!(state(&s), 5);
+    pause(300);
+    assert_eq!(record(&s).shutdown_left, None);
+    let (s, _) = moved(s);
+    pause(300);
+    assert_eq!(state(&s), 5);
+    far.wake(c.as_fd()).unwrap();
+    assert_eq!(recv(&c), (1, b"still to come".to_vec()));
+    ended(&c);
+    ended(&s);
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
 fn a_shutdown_the_peer_has_not_answered() {
     alone(&[]);
     let (s, c) = pair();
@@ -789,6 +1121,29 @@ fn a_handshake_in_its_first_half() {
     far.wake(l.as_fd()).unwrap();
     let s = accept(&l);
     until("the association", || state(&c) == 4);
+    send(&s, 1, b"welcome");
+    until("a message", || {
+        hear(&c, 100, 0).is_ok_and(|m| m.data == b"welcome")
+    });
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn a_handshake_with_addresses_the_peer_has_not_named() {
+    alone(&[]);
+    let l = server(ONE, &["10.1.0.1:5000"]);
+    let mut far = deaf(&l);
+    let c = bound_to(ONE | libc::SOCK_NONBLOCK, &["10.1.0.2:6000"]);
+    // SCTP_SOCKOPT_CONNECTX: one of them is not the peer's.
+    let to = ["10.1.0.1:5000", "10.1.0.4:5000"].map(|a| addr::bytes(place(a)));
+    set(&c, 110, &to.concat()).unwrap_err();
+    pause(100);
+    assert_eq!(record(&c).paths.len(), 2);
+    let (c, _) = moved(c);
+    far.wake(l.as_fd()).unwrap();
+    let s = accept(&l);
+    until("the association", || state(&c) == 4);
+    assert_eq!(record(&c).paths.len(), 1);
     send(&s, 1, b"welcome");
     until("a message", || {
         hear(&c, 100, 0).is_ok_and(|m| m.data == b"welcome")

@@ -25,7 +25,7 @@ pub fn alone(sysctls: &[(&str, &str)]) {
     // SAFETY: no pointers are passed.
     call(unsafe { libc::unshare(libc::CLONE_NEWNET) }, "unshare");
     let addresses: String = (1..=4)
-        .map(|n| format!("ip address add 10.1.0.{n}/24 dev lo; "))
+        .map(|n| format!("ip address add 10.1.0.{n}/32 dev lo; "))
         .chain((1..=2).map(|n| format!("ip address add fd01::{n}/64 dev lo nodad; ")))
         .collect();
     sh(&format!(
@@ -35,6 +35,19 @@ pub fn alone(sysctls: &[(&str, &str)]) {
         let path = format!("/proc/sys/net/{}", name.replace('.', "/"));
         std::fs::write(&path, value).unwrap_or_else(|e| panic!("{path}: {e}"));
     }
+}
+
+/// Lets this process have as many open files.
+pub fn allow_descriptors(count: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: count,
+        rlim_max: count.max(1 << 16),
+    };
+    // SAFETY: `limit` lives across the call.
+    call(
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) },
+        "setrlimit",
+    );
 }
 
 pub fn sh(script: &str) {
@@ -282,6 +295,13 @@ pub fn transmit_on(
     } else {
         Ok(())
     }
+}
+
+/// With the defaults of the socket, on stream 0.
+pub fn send_plain(fd: &OwnedFd, data: &[u8]) {
+    // SAFETY: `data` is as long as said and lives across the call.
+    let n = unsafe { libc::send(fd.as_raw_fd(), data.as_ptr().cast(), data.len(), 0) };
+    check(n, "send");
 }
 
 pub fn send(fd: &OwnedFd, stream: u16, data: &[u8]) {

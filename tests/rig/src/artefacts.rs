@@ -47,8 +47,10 @@ impl Needs {
 /// Where the patched modules lie in a guest.
 pub const GUEST_MODULES: &str = "/usr/lib/telecr";
 
-/// The selftest of the kernel series, in a guest.
-pub const SELFTEST: &str = "/usr/bin/selftest-sctp-repair";
+/// The selftests of the kernel series, in a guest.
+pub const SELFTESTS: &str = "/usr/lib/telecr/selftests";
+/// The selftest of the spec, with as much of a kernel tree as it needs.
+pub const YNL: &str = "/usr/lib/telecr/ynl.tar";
 /// The library's tests against the companion, `tests/companion.rs`, in a guest.
 pub const COMPANION_TESTS: &str = "/usr/bin/companion-tests";
 
@@ -69,8 +71,15 @@ impl Payload {
                 .arg(&temp)
                 .arg(host_path),
         )?;
-        let content = fs::read(&temp).with_context(|| format!("cannot read {}", temp.display()))?;
+        self.add_as_it_is(guest_path, mode, &temp)?;
         fs::remove_file(&temp)?;
+        Ok(())
+    }
+
+    /// Adds any file.
+    pub fn add_as_it_is(&mut self, guest_path: &str, mode: u32, host_path: &Path) -> Result<()> {
+        let content =
+            fs::read(host_path).with_context(|| format!("cannot read {}", host_path.display()))?;
         self.files.push((
             guest_path.trim_start_matches('/').to_string(),
             mode,
@@ -147,7 +156,12 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
     if needs != Needs::Workloads {
         let dir = modules(say)?;
         if needs == Needs::Tests {
-            payload.add(SELFTEST, 0o755, &dir.join("sctp_repair"))?;
+            for test in fs::read_dir(dir.join("selftests"))? {
+                let test = test?;
+                let name = test.file_name().to_string_lossy().into_owned();
+                payload.add(&format!("{SELFTESTS}/{name}"), 0o755, &test.path())?;
+            }
+            payload.add_as_it_is(YNL, 0o644, &dir.join("ynl.tar"))?;
             payload.add(COMPANION_TESTS, 0o755, &companion_tests()?)?;
         }
         for name in ["sctp.ko", "sctp_diag.ko"] {

@@ -24,7 +24,7 @@ const PACKAGES: &[&str] = &[
     "iproute2",
     "iputils-ping",
     "iputils-arping",
-    "python3-minimal",
+    "python3-yaml",
     "kmod",
     "procps",
     "strace",
