@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod companion;
 mod dkms;
+mod explain;
 mod gtp;
 mod local;
 mod migrate_mme;
@@ -60,6 +61,7 @@ pub const ALL: &[Scenario] = &[
     migrate_mme::MANY,
     wakeup::SCENARIO,
     bad_input::SCENARIO,
+    explain::SCENARIO,
     gtp::LOCAL,
     gtp::MIGRATE,
     companion::SCENARIO,
