@@ -12,6 +12,7 @@ mod local;
 mod migrate_mme;
 mod migrate_socat;
 mod mme;
+mod predump;
 mod repair;
 mod sockets;
 mod spgw;
@@ -59,6 +60,8 @@ pub const ALL: &[Scenario] = &[
     migrate_mme::SCENARIO,
     migrate_mme::LOSSY,
     migrate_mme::MANY,
+    predump::SCENARIO,
+    predump::PAGE_SERVER,
     wakeup::SCENARIO,
     bad_input::SCENARIO,
     explain::SCENARIO,
