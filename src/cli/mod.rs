@@ -2,6 +2,7 @@
 //! The command line: what each subcommand takes, and who carries it out.
 
 mod check;
+mod explain;
 mod generate;
 mod gtp;
 mod lock;
@@ -33,9 +34,11 @@ Exit codes:
   0  done
   1  it failed, or a requirement is not met
   2  the command line is wrong
+  Subcommands that have more codes name them.
 
 Examples:
   telecr check
+  telecr explain img/dump.log
   telecr sctp list
   telecr show /var/lib/checkpoint/mme
   telecr lock 192.0.2.10"
@@ -55,6 +58,28 @@ enum Command {
         after_help = "Exit code 1 when something required is missing.\n\nExample:\n  telecr check --json | jq '.[] | select(.ok == false)'"
     )]
     Check(Json),
+    /// Say what went wrong in a dump or restore, and what to do about it
+    ///
+    /// Reads the log that CRIU wrote, finds the line that names the cause among those that only
+    /// follow from it, and says what it means. Knows telecr's own errors and the commonest of CRIU's.
+    #[command(after_help = "\
+Exit codes:
+  0  the cause was found
+  1  the log cannot be read
+  3  the log has errors, and none is known; they are printed
+  4  the log has no error
+
+Examples:
+  telecr explain img/dump.log
+  telecr explain /var/lib/checkpoint/mme    # the newest log in there
+  telecr explain --json img | jq -r '.findings[0].cure'")]
+    Explain {
+        /// The log, a directory to look for the newest one in, or `-` for standard input
+        #[arg(value_name = "LOG")]
+        place: PathBuf,
+        #[command(flatten)]
+        json: Json,
+    },
     /// Print the telecr images in a CRIU image directory
     #[command(after_help = "Example:\n  telecr show /var/lib/checkpoint/mme --json")]
     Show {
@@ -187,6 +212,7 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
     let done = ExitCode::SUCCESS;
     match command {
         Command::Check(Json { json }) => return check::check(json),
+        Command::Explain { place, json } => return explain::explain(&place, json.json),
         Command::Show { dir, json } => show::show(&dir, json.json)?,
         Command::Sctp(Sctp::List { pid, json }) => sctp::list(pid, json.json)?,
         Command::Sctp(Sctp::Dump {

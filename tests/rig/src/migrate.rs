@@ -13,6 +13,8 @@ use crate::{
 };
 
 const TRANSFER_PORT: u16 = 9000;
+/// Folders of earlier dumps, below that of the last.
+const EARLIER: &str = "pre[0-9]";
 
 /// What moves.
 #[derive(Debug)]
@@ -43,11 +45,24 @@ pub fn migrate(
     outcome: &mut Outcome,
     tell: &Narrator,
 ) -> Result<Window> {
+    lab.dest()?.sh(&format!("rm -rf {IMAGES}"))?;
+    migrate_rest(lab, what, &[], outcome, tell)
+}
+
+/// The same with options for the dump, when the destination has part of the images already. Those of earlier dumps lie
+/// in folders named `pre` and a digit.
+pub fn migrate_rest(
+    lab: &mut Lab,
+    what: &Move<'_>,
+    options: &[&str],
+    outcome: &mut Outcome,
+    tell: &Narrator,
+) -> Result<Window> {
     lab.dest()?.sh(&lock(what.addresses))?;
     tell.step("dest:   telecr lock, so that no packet finds the address before the associations are there");
 
     let began = SystemTime::now();
-    let out = dump(&mut lab.source, what.pid, &[])?;
+    let out = dump(&mut lab.source, what.pid, options)?;
     must(&lab.source.name, "criu dump", &out)?;
     outcome.figure("dump_ms", out.elapsed_ms);
     tell.step(&format!(
@@ -55,7 +70,9 @@ pub fn migrate(
         out.elapsed_ms
     ));
 
-    let bytes = lab.source.sh(&format!("du -sb {IMAGES} | cut -f 1"))?;
+    let bytes = lab
+        .source
+        .sh(&format!("du -sb --exclude='{EARLIER}' {IMAGES} | cut -f 1"))?;
     outcome.figure(
         "image_bytes",
         bytes
@@ -66,7 +83,10 @@ pub fn migrate(
     if !what.serves_on {
         leave(lab, what, tell)?;
     }
-    let transfer_ms = transfer(lab, what.files)?;
+    let transfer_ms = copy(
+        lab,
+        &[&[&format!("--exclude={EARLIER}"), IMAGES], what.files].concat(),
+    )?;
     outcome.figure("transfer_ms", transfer_ms);
     tell.step(&format!("images copied to dest, {transfer_ms} ms"));
     if what.serves_on {
@@ -174,11 +194,15 @@ pub fn must(guest: &str, what: &str, out: &Output) -> Result<()> {
     Ok(())
 }
 
-/// Copies the images over the network, as `tar` through a TCP connection.
+/// Copies the images over the network, and nothing else is in their folder then.
 pub fn transfer(lab: &mut Lab, files: &[&str]) -> Result<u64> {
-    let receive = format!(
-        "rm -rf {IMAGES}; socat -u TCP-LISTEN:{TRANSFER_PORT},reuseaddr STDOUT | tar -x -C /"
-    );
+    lab.dest()?.sh(&format!("rm -rf {IMAGES}"))?;
+    copy(lab, &[&[IMAGES], files].concat())
+}
+
+/// Copies folders and files over the network, as `tar` through a TCP connection; options go to the sending `tar`.
+pub fn copy(lab: &mut Lab, paths: &[&str]) -> Result<u64> {
+    let receive = format!("socat -u TCP-LISTEN:{TRANSFER_PORT},reuseaddr STDOUT | tar -x -C /");
     let receiver = lab
         .dest()?
         .spawn(&["sh", "-ec", &receive], "/var/tmp/transfer.log")?;
@@ -186,11 +210,7 @@ pub fn transfer(lab: &mut Lab, files: &[&str]) -> Result<u64> {
         Ok(g.sh("ss -Htln")?.contains(&TRANSFER_PORT.to_string()))
     })?;
     let began = Instant::now();
-    let paths: Vec<&str> = [&[IMAGES], files]
-        .concat()
-        .iter()
-        .map(|p| p.trim_start_matches('/'))
-        .collect();
+    let paths: Vec<&str> = paths.iter().map(|p| p.trim_start_matches('/')).collect();
     lab.source.sh(&format!(
         "tar -c -C / {} | socat -u STDIN TCP:{DEST4}:{TRANSFER_PORT}",
         paths.join(" ")

@@ -187,6 +187,15 @@ pub(super) fn refused(
     outcome.require(clear.is_some(), || {
         format!("{what}: no error names the cause; telecr said {ours:?}")
     });
+    let explained = guest.run(&["telecr", "explain", IMAGES])?.stdout;
+    let names = |lead: &str| explained.lines().any(|l| l.starts_with(lead));
+    outcome.require(names("cause: ") && names("cure: "), || {
+        format!("{what}: telecr explain says {explained:?}")
+    });
+    let cause = explained.to_lowercase();
+    outcome.require(words.iter().any(|w| cause.contains(w)), || {
+        format!("{what}: telecr explain does not name the cause: {explained:?}")
+    });
     tell.step(&format!(
         "{what}: refused: {}",
         clear.map_or("(no clear error)", |l| l.trim())

@@ -6,12 +6,14 @@ mod bench;
 mod cli;
 mod companion;
 mod dkms;
+mod explain;
 mod gtp;
 mod gtp_scale;
 mod local;
 mod migrate_mme;
 mod migrate_socat;
 mod mme;
+mod predump;
 mod repair;
 mod sockets;
 mod spgw;
@@ -59,8 +61,11 @@ pub const ALL: &[Scenario] = &[
     migrate_mme::SCENARIO,
     migrate_mme::LOSSY,
     migrate_mme::MANY,
+    predump::SCENARIO,
+    predump::PAGE_SERVER,
     wakeup::SCENARIO,
     bad_input::SCENARIO,
+    explain::SCENARIO,
     gtp::LOCAL,
     gtp::MIGRATE,
     gtp_scale::SCALE,
