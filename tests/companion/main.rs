@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Dump and restore against a real kernel companion, both ends on this host.
+//! Dump and restore against a real kernel companion and the GTP driver, both ends on this host.
 //!
 //! They need root and telecr's `sctp` module, so they run only when asked for:
 //! `cargo test --test companion -- --ignored --test-threads 1`
 
+mod gtp;
 mod kinds;
 mod pair;
 

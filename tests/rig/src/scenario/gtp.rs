@@ -66,7 +66,7 @@ fn local(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     for point in 1..=5 {
         killed(lab, &net, out.elapsed_ms * point / 6)?;
     }
-    same(&mut lab.source, "/var/tmp/a.img")?;
+    same(&mut lab.source, "", "/var/tmp/a.img")?;
     tell.step("--leave-running, and CRIU killed at 5 points: it goes on, nothing differs");
 
     lab.source.sh(&format!("rm -rf {IMAGES}; mkdir {IMAGES}"))?;
@@ -78,7 +78,7 @@ fn local(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     migrate::must("source", "criu restore", &out)?;
     outcome.figure("restore_ms", out.elapsed_ms);
     runs_on(lab, &net)?;
-    same(&mut lab.source, "/var/tmp/a.img")?;
+    same(&mut lab.source, "", "/var/tmp/a.img")?;
     tell.step("dump and restore in place: the SPGW is back, nothing differs");
 
     let after = spgw::all_served(&mut lab.peer, &net)?;
@@ -89,7 +89,7 @@ fn local(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
 /// What an operator does without CRIU.
 fn by_hand(guest: &mut Guest, net: &Net) -> Result<()> {
     guest.sh("telecr gtp dump /var/tmp/a.img")?;
-    same(guest, "/var/tmp/a.img")?;
+    same(guest, "", "/var/tmp/a.img")?;
     let all = guest.sh("telecr gtp list --json")?;
     let all: Vec<serde_json::Value> = serde_json::from_str(&all)?;
     ensure!(
@@ -127,12 +127,12 @@ fn by_hand(guest: &mut Guest, net: &Net) -> Result<()> {
         "a link that is there was not refused: {}",
         refused.stderr
     );
-    same(guest, "/var/tmp/a.img")
+    same(guest, "", "/var/tmp/a.img")
 }
 
 /// Fails unless the kernel has what an image says.
-fn same(guest: &mut Guest, image: &str) -> Result<()> {
-    let out = guest.run(&["telecr", "gtp", "diff", image, "live"])?;
+pub(super) fn same(guest: &mut Guest, below: &str, image: &str) -> Result<()> {
+    let out = guest.run(&["sh", "-c", &format!("{below} telecr gtp diff {image} live")])?;
     ensure!(
         out.code == 0 && out.stdout.is_empty(),
         "{} differs from its image: {}{}",
@@ -144,7 +144,7 @@ fn same(guest: &mut Guest, image: &str) -> Result<()> {
 }
 
 /// Asks the daemon on its control socket.
-fn command(guest: &mut Guest, words: &str) -> Result<String> {
+pub(super) fn command(guest: &mut Guest, words: &str) -> Result<String> {
     let answer = guest.sh(&format!("echo {words} | socat -t 5 STDIO UNIX:{CONTROL}"))?;
     Ok(answer.trim().to_owned())
 }
@@ -194,7 +194,7 @@ fn migrate(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> 
     lab.source.until("gtp0 to leave the source", 10.0, |g| {
         Ok(g.run(&["ip", "link", "show", "gtp0"])?.code != 0)
     })?;
-    same(lab.dest()?, "/var/tmp/before.img")?;
+    same(lab.dest()?, "", "/var/tmp/before.img")?;
     let known = command(lab.dest()?, "count")?;
     ensure!(known == "10000", "the SPGW answers {known:?}");
     let after = spgw::all_served(&mut lab.peer, &net)?;

@@ -8,6 +8,7 @@ mod companion;
 mod dkms;
 mod explain;
 mod gtp;
+mod gtp_netns;
 mod gtp_scale;
 mod local;
 mod migrate_mme;
@@ -68,6 +69,7 @@ pub const ALL: &[Scenario] = &[
     explain::SCENARIO,
     gtp::LOCAL,
     gtp::MIGRATE,
+    gtp_netns::SCENARIO,
     gtp_scale::SCALE,
     companion::SCENARIO,
     dkms::SCENARIO,

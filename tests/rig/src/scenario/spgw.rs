@@ -41,8 +41,13 @@ pub struct Net {
 /// Gives the source the address that moves and starts everything.
 pub fn start(lab: &mut Lab, tunnels: u32, more: &[&str]) -> Result<Net> {
     migrate::own(&mut lab.source, &ADDRESSES)?;
-    let spgw = daemon(&mut lab.source, tunnels, more)?;
-    gateway(&mut lab.source)?;
+    start_in(lab, "", tunnels, more)
+}
+
+/// Starts everything, the SPGW below a command such as `nsenter`. The addresses are there.
+pub fn start_in(lab: &mut Lab, below: &str, tunnels: u32, more: &[&str]) -> Result<Net> {
+    let spgw = daemon(&mut lab.source, below, tunnels, more)?;
+    gateway(&mut lab.source, below)?;
     let ran = talk(lab, tunnels)?;
     let net = Net { spgw, ran, tunnels };
     all_served(&mut lab.peer, &net).context("before the move")?;
@@ -50,9 +55,12 @@ pub fn start(lab: &mut Lab, tunnels: u32, more: &[&str]) -> Result<Net> {
 }
 
 /// Starts the daemon.
-pub fn daemon(guest: &mut Guest, tunnels: u32, more: &[&str]) -> Result<i32> {
+fn daemon(guest: &mut Guest, below: &str, tunnels: u32, more: &[&str]) -> Result<i32> {
     let count = tunnels.to_string();
+    let below: Vec<&str> = below.split_whitespace().collect();
+    guest.sh(&format!("rm -f {CONTROL}"))?;
     let argv = [
+        &below[..],
         &[
             "spgw",
             "--bind",
@@ -84,13 +92,14 @@ pub fn room_for_flows(guest: &mut Guest) -> Result<()> {
 }
 
 /// Makes a gateway of the host, as an operator would.
-fn gateway(guest: &mut Guest) -> Result<()> {
+fn gateway(guest: &mut Guest, below: &str) -> Result<()> {
     room_for_flows(guest)?;
     guest
         .sh(&format!(
-            "sysctl -qw net.ipv4.ip_forward=1; ip address add 10.60.0.1/32 dev gtp0; ip route add {POOL} dev gtp0; \
-             nft add table ip sgi; nft 'add chain ip sgi out {{ type nat hook postrouting priority srcnat; }}'; \
-             nft add rule ip sgi out ip saddr {MASQUERADED} oifname eth0 masquerade"
+            "{below} sh -ec \"sysctl -qw net.ipv4.ip_forward=1; \
+             ip address add 10.60.0.1/32 dev gtp0; ip route add {POOL} dev gtp0; nft add table ip sgi; \
+             nft 'add chain ip sgi out {{ type nat hook postrouting priority srcnat; }}'; \
+             nft add rule ip sgi out ip saddr {MASQUERADED} oifname eth0 masquerade\""
         ))
         .map(drop)
 }
@@ -98,7 +107,7 @@ fn gateway(guest: &mut Guest) -> Result<()> {
 /// Starts the eNB with its UEs and the internet host.
 fn talk(lab: &mut Lab, tunnels: u32) -> Result<i32> {
     lab.peer.sh(&format!(
-        "rm -f {STATUS}; ip address add {HOST4}/24 dev eth0; ip route add {ROUTED} via {SGI4}"
+        "rm -f {STATUS}; ip address replace {HOST4}/24 dev eth0; ip route replace {ROUTED} via {SGI4}"
     ))?;
     let (count, host) = (tunnels.to_string(), format!("{HOST4}:7000"));
     let argv = [
