@@ -4,7 +4,9 @@
 
 use std::io::Cursor;
 
+use telecr::gtp::pdp::{Pdp, Tunnel};
 use telecr::gtp::restore::{self, OwnedSockets};
+use telecr::gtp::table::Filler;
 use telecr::gtp::{self, diff, dump, link, Error};
 use telecr::holders;
 use telecr::image::{self, Reader};
@@ -198,4 +200,53 @@ fn another_number_of_the_family_is_refused() {
     assert!(e.to_string().contains("2 of them make it"), "{e}");
     let e = restore::check_family(&genl, &of(here - 1)).unwrap_err();
     assert!(e.to_string().contains("reboot"), "{e}");
+}
+
+/// Adds tunnel `n` as another program would.
+fn add(n: u32) {
+    let pdp = Pdp {
+        link: LINK,
+        tunnel: Tunnel::V1 { i_tei: n, o_tei: n },
+        ms: (0x0b00_0000 + n).to_be_bytes().into(),
+        peer: [192, 0, 2, 1].into(),
+    };
+    let mut filler = Filler::new("gtp0").unwrap();
+    filler.add(pdp).unwrap();
+    filler.flush().unwrap();
+}
+
+#[test]
+#[ignore = "needs root and the GTP driver"]
+fn a_table_that_changes_is_read_again_or_refused() {
+    alone(&[]);
+    restored(&good()).unwrap();
+    let mut genl = gtp::connect().unwrap();
+    let links = [gtp0()];
+    let mut changes = 0;
+    let (image, summary) = dump::dump(
+        &mut genl,
+        &links,
+        || Ok(Vec::new()),
+        |_| {
+            if changes < 2 {
+                changes += 1;
+                add(100 + changes);
+            }
+        },
+    )
+    .unwrap();
+    assert_eq!((changes, summary.tunnels), (2, 5));
+    link::delete(LINK).unwrap();
+    assert_eq!(restored(&image).unwrap().tunnels, 5);
+
+    let e = dump::dump(
+        &mut genl,
+        &links,
+        || Ok(Vec::new()),
+        |_| {
+            changes += 1;
+            add(100 + changes);
+        },
+    );
+    assert!(matches!(e, Err(Error::Unsteady(_))), "{e:?}");
 }
