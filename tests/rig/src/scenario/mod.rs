@@ -9,6 +9,7 @@ mod dkms;
 mod explain;
 mod gtp;
 mod gtp_scale;
+mod hostile;
 mod local;
 mod migrate_mme;
 mod migrate_socat;
@@ -54,6 +55,8 @@ pub const ALL: &[Scenario] = &[
     stock::SCENARIO,
     stock::PATCHED,
     repair::SCENARIO,
+    hostile::SOAK,
+    hostile::FUZZ,
     local::SCENARIO,
     sockets::SCENARIO,
     cli::SCENARIO,
