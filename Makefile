@@ -4,6 +4,7 @@
 # make test     everything CI checks
 # make install  DESTDIR=... PREFIX=/usr
 # make bench-gtp   rates of tunnel tables beside a bare read and an acknowledged loop
+# make soak     200 seeds of associations that move at any instant (make test: 20)
 # make bench-sctp  cost per association beside CRIU's TCP, throughput beside the stock module
 
 VERSION   := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
@@ -16,7 +17,7 @@ DKMS_SRC  := $(DESTDIR)$(PREFIX)/src/telecr-sctp-$(VERSION)
 SHELL     := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: all demo test setup fmt lint unit kernel rig bench-gtp bench-sctp install clean help
+.PHONY: all demo test setup fmt lint unit kernel rig soak bench-gtp bench-sctp install clean help
 
 all: setup
 	cargo build --release --workspace --locked
@@ -50,6 +51,10 @@ rig: setup
 
 bench-gtp: setup
 	cargo rig bench-gtp
+
+# A fresh guest for every 40 seeds.
+soak: setup
+	@for seed in 1 41 81 121 161; do TELECR_SOAK_SEED=$$seed TELECR_SOAK_SEEDS=40 cargo rig sctp-soak; done
 
 bench-sctp: setup
 	cargo rig bench-sctp

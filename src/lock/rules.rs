@@ -15,8 +15,15 @@ const NOT_EQUAL: u32 = 1;
 /// GTPv1-U (3GPP TS 29.281, 4.4.2.1) and GTPv0 (GSM TS 09.60, 11.1.3).
 const GTP_PORTS: [u16; 2] = [2152, 3386];
 
-/// What is dropped without exception, in the order of the chain: SCTP, and GTP,
-/// whose sockets may be here before their tunnels are.
+/// The port on which this network namespace takes SCTP over UDP (RFC 6951), where it does.
+fn sctp_udp_port() -> Option<u16> {
+    // Of this thread's namespace. Without the sctp module there is no such file, and no such port.
+    let text = std::fs::read_to_string("/proc/sys/net/sctp/udp_port").ok()?;
+    text.trim().parse().ok().filter(|port| *port != 0)
+}
+
+/// What is dropped without exception, in the order of the chain: SCTP, over UDP
+/// too, and GTP, whose sockets may be here before their tunnels are.
 pub(super) fn always() -> Result<Vec<Message>> {
     let mut rules = Vec::new();
     for family in Family::BOTH {
@@ -24,7 +31,7 @@ pub(super) fn always() -> Result<Vec<Message>> {
             protocol(e, libc::IPPROTO_SCTP)?;
             verdict(e, DROP)
         })?);
-        for port in GTP_PORTS {
+        for port in GTP_PORTS.into_iter().chain(sctp_udp_port()) {
             rules.push(rule(family, |e| {
                 protocol(e, libc::IPPROTO_UDP)?;
                 load_payload(e, TRANSPORT_HEADER, 2, 2)?;

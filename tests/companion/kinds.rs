@@ -844,6 +844,28 @@ fn event_subscriptions() {
     });
 }
 
+#[test]
+#[ignore = "needs the kernel companion"]
+fn the_packet_lock_holds_over_udp() {
+    alone(&[("sctp.udp_port", "9899"), ("sctp.encap_port", "9899")]);
+    let (s, c) = pair();
+    both_ways(&s, &c);
+    let mut repair = Repair::open().unwrap();
+    repair.freeze(s.as_fd()).unwrap();
+    let (image, _) = write(&mut repair, &s);
+    let here = ["10.1.0.1".parse().unwrap()];
+    telecr::lock::lock(&here).unwrap();
+    drop(s);
+    // Nobody answers with an ABORT that there is no such association.
+    send(&c, 1, b"meanwhile");
+    pause(500);
+    let (s, _) = read(&mut repair, &image).unwrap();
+    telecr::lock::unlock(&here).unwrap();
+    repair.wake(s.as_fd()).unwrap();
+    assert_eq!(recv(&s), (1, b"meanwhile".to_vec()));
+    both_ways(&s, &c);
+}
+
 /// Every event there is (`SCTP_EVENTS`).
 fn subscribe(fd: &OwnedFd) {
     set(fd, 11, &[1; 8]).unwrap();

@@ -7,13 +7,33 @@ use std::{
     process::Command,
 };
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use serde::Deserialize;
 
 use crate::{cache, image::Image, initrd::Archive, proto, tool};
 
 /// The kernel series the guests' kernel belongs to.
 pub const SERIES: &str = "6.12";
+
+/// What the guests run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// Debian's, with the patched module beside it.
+    Debian,
+    /// The one of `kernel-patches/debug.config`, which watches over itself.
+    Debug,
+}
+
+impl Kernel {
+    /// As `TELECR_RIG_KERNEL` says.
+    pub fn chosen() -> Result<Self> {
+        match env::var("TELECR_RIG_KERNEL").as_deref() {
+            Err(_) | Ok("") => Ok(Self::Debian),
+            Ok("debug") => Ok(Self::Debug),
+            Ok(other) => bail!("TELECR_RIG_KERNEL is {other:?}: only `debug` is known"),
+        }
+    }
+}
 
 /// What a scenario needs in its guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +71,10 @@ pub const GUEST_MODULES: &str = "/usr/lib/telecr";
 pub const SELFTESTS: &str = "/usr/lib/telecr/selftests";
 /// The selftest of the spec, with as much of a kernel tree as it needs.
 pub const YNL: &str = "/usr/lib/telecr/ynl.tar";
-/// The library's tests against the companion, `tests/companion.rs`, in a guest.
+/// The library's tests against the companion, `tests/companion`, in a guest.
 pub const COMPANION_TESTS: &str = "/usr/bin/companion-tests";
+/// The tests with hostile timing and input, `tests/hostile`, in a guest.
+pub const HOSTILE_TESTS: &str = "/usr/bin/hostile-tests";
 
 /// Files for the guests: path, permissions, content.
 #[derive(Debug, Default)]
@@ -153,7 +175,7 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
             &find(&made, "libtelecr_plugin.so")?,
         )?;
     }
-    if needs != Needs::Workloads {
+    if needs != Needs::Workloads || Kernel::chosen()? == Kernel::Debug {
         let dir = modules(say)?;
         if needs == Needs::Tests {
             for test in fs::read_dir(dir.join("selftests"))? {
@@ -162,7 +184,8 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
                 payload.add(&format!("{SELFTESTS}/{name}"), 0o755, &test.path())?;
             }
             payload.add_as_it_is(YNL, 0o644, &dir.join("ynl.tar"))?;
-            payload.add(COMPANION_TESTS, 0o755, &companion_tests()?)?;
+            payload.add(COMPANION_TESTS, 0o755, &tests("companion")?)?;
+            payload.add(HOSTILE_TESTS, 0o755, &tests("hostile")?)?;
         }
         for name in ["sctp.ko", "sctp_diag.ko"] {
             payload.add(&format!("{GUEST_MODULES}/{name}"), 0o644, &dir.join(name))?;
@@ -171,15 +194,16 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
     Ok(payload)
 }
 
-/// Builds `tests/companion.rs`.
-fn companion_tests() -> Result<PathBuf> {
-    let made = cargo(&["test", "--no-run", "--test", "companion"], &[])?;
+/// Builds a folder of `tests/`.
+fn tests(name: &str) -> Result<PathBuf> {
+    let made = cargo(&["test", "--no-run", "--test", name], &[])?;
+    let prefix = format!("{name}-");
     made.into_iter()
         .find(|p| {
             p.file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with("companion-"))
+                .is_some_and(|n| n.to_string_lossy().starts_with(&prefix))
         })
-        .context("cargo made no companion tests")
+        .with_context(|| format!("cargo made no {name} tests"))
 }
 
 /// The folder with the patched modules.
@@ -187,9 +211,13 @@ pub fn modules(say: &dyn Fn(&str)) -> Result<PathBuf> {
     if let Some(dir) = env::var_os("TELECR_KO_DIR") {
         return Ok(dir.into());
     }
+    let build = match Kernel::chosen()? {
+        Kernel::Debian => "build",
+        Kernel::Debug => "debug-kernel",
+    };
     say("building the patched sctp.ko");
     let out = tool::output(
-        Command::new(tool::repository()?.join("kernel-patches/kp")).args(["build", SERIES]),
+        Command::new(tool::repository()?.join("kernel-patches/kp")).args([build, SERIES]),
     )?;
     let text = String::from_utf8(out)?;
     let dir = text

@@ -305,8 +305,9 @@ fn command(setup: &Setup<'_>, agent: &Path) -> Command {
         .arg("-initrd")
         .arg(setup.initrd);
     c.arg("-append").arg(format!(
-        "console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off random.trust_cpu=on net.ifnames=0 telecr.hostname={}{probe}",
-        setup.name
+        "console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off random.trust_cpu=on net.ifnames=0 telecr.hostname={}{probe}{}",
+        setup.name,
+        image.options()
     ));
     c.arg("-serial").arg(format!("file:{}", console.display()));
     c.arg("-drive").arg(format!(

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     accel::{self, Accel},
-    artefacts::{self, Needs, Payload, GUEST_MODULES},
+    artefacts::{self, Kernel, Needs, Payload, GUEST_MODULES},
     capture,
     guest::{Guest, Setup},
     image,
@@ -33,8 +33,16 @@ pub const PEER4: &str = "10.45.0.3";
 pub const PEER6: &str = "fd00:45::3";
 /// The destination's own address.
 pub const DEST4: &str = "10.45.0.2";
+/// Limits are multiplied by this on the debug kernel.
+const DEBUG_SLOWDOWN: f64 = 5.0;
 /// Where CRIU's images and logs lie in a guest.
 pub const IMAGES: &str = "/var/tmp/img";
+
+/// What of SCTP is left, and memory nobody points to any more: on a kernel that can tell (`debug.config`). A leak counts when
+/// two scans in a row find it.
+const LEAKS: &str = "cd /sys/kernel/debug; [ -e kmemleak ] || exit 0; \
+    sleep 6; echo scan > kmemleak; sleep 6; echo scan > kmemleak; cat kmemleak > /var/tmp/kmemleak.log; \
+    grep -A 12 '^unreferenced' kmemleak | head -n 40";
 
 /// What a scenario wants.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +80,11 @@ impl Lab {
         let image = image_for(plan.needs, &say)?;
         let plain = dir.join("probe.initrd");
         artefacts::initrd(&image, &agent, &Payload::default(), &plain)?;
-        let accel = accel::find(&image, &plain, &say)?;
+        let mut accel = accel::find(&image, &plain, &say)?;
+        let debug = Kernel::chosen()? == Kernel::Debug;
+        if debug {
+            accel.slowdown *= DEBUG_SLOWDOWN;
+        }
         fs::remove_file(&plain)?;
         let initrd = dir.join("initrd");
         artefacts::initrd(&image, &agent, &payload, &initrd)?;
@@ -98,7 +110,7 @@ impl Lab {
                 initrd: &initrd,
                 port,
                 accel,
-                memory_mib: plan.needs.memory_mib(),
+                memory_mib: plan.needs.memory_mib() * if debug { 3 } else { 1 },
                 boot_seconds: 30.0,
             };
             let mut guest = Guest::boot(&setup)?;
@@ -156,15 +168,16 @@ impl Lab {
     pub fn complaints(&mut self) -> Vec<String> {
         let mut found = Vec::new();
         for guest in self.guests() {
-            let script = "dmesg | grep -E 'BUG|WARNING|Oops|general protection|refcount_t|RIP:' | head -n 5 || true";
-            match guest.sh(script) {
+            let mut ask = |script: &str| match guest.sh(script) {
                 Ok(lines) => found.extend(
                     lines
                         .lines()
                         .map(|l| format!("{}'s kernel: {l}", guest.name)),
                 ),
                 Err(e) => found.push(format!("{e:#}")),
-            }
+            };
+            ask("dmesg | grep -E 'BUG|WARNING|Oops|general protection|refcount_t|RIP:|UBSAN|ODEBUG|blocked for more' | head -n 5 || true");
+            ask(LEAKS);
         }
         found
     }
@@ -185,7 +198,7 @@ impl Lab {
         let _ = self.switch.flush();
         let script = format!(
             "cd /; dmesg > /var/tmp/dmesg.log; ss -San > /var/tmp/ss.log 2>&1; nft list ruleset > /var/tmp/nft.log 2>&1; \
-             ip address > /var/tmp/ip.log; ps -eo pid,ppid,stat,wchan:32,args > /var/tmp/ps.log; tar -c $(find var/tmp {IMAGES} -name '*.log' -o -name '*.json' | sort -u)"
+             ip address > /var/tmp/ip.log; ps -eo pid,ppid,stat,wchan:32,args > /var/tmp/ps.log; tar -c $(find var/tmp {IMAGES} -name '*.log' -o -name '*.json' -o -name '*.pcap' | sort -u)"
         );
         for guest in self.guests() {
             let tar = format!("/var/tmp/{}.tar", guest.name);
@@ -204,6 +217,9 @@ impl Lab {
 /// The guests' disk; built anew if its kernel is not the one the patched module was built for.
 fn image_for(needs: Needs, say: &dyn Fn(&str)) -> Result<image::Image> {
     let found = image::get(say)?;
+    if Kernel::chosen()? == Kernel::Debug {
+        return found.with_kernel(&artefacts::modules(&|_| ())?);
+    }
     if needs == Needs::Workloads {
         return Ok(found);
     }
@@ -224,7 +240,12 @@ fn prepare(guest: &mut Guest, number: u8, needs: Needs) -> Result<()> {
          ip link set eth0 up; ip address add 10.45.0.{number}/24 dev eth0; \
          ip address add fd00:45::{number}/64 dev eth0 nodad; mkdir -p {IMAGES}"
     ))?;
-    if needs == Needs::Workloads || guest.name == "peer" {
+    if Kernel::chosen()? == Kernel::Debug {
+        // All but SCTP is built in.
+        guest.sh(&format!(
+            "insmod {GUEST_MODULES}/sctp.ko; insmod {GUEST_MODULES}/sctp_diag.ko; mount -t debugfs none /sys/kernel/debug"
+        ))?;
+    } else if needs == Needs::Workloads || guest.name == "peer" {
         guest.sh("modprobe -a sctp sctp_diag")?;
     } else if needs == Needs::Unloaded {
         guest.sh("modprobe -a libcrc32c crc32c_generic udp_tunnel ip6_udp_tunnel nf_tables")?;

@@ -10,6 +10,7 @@ mod explain;
 mod gtp;
 mod gtp_netns;
 mod gtp_scale;
+mod hostile;
 mod local;
 mod migrate_mme;
 mod migrate_socat;
@@ -55,6 +56,8 @@ pub const ALL: &[Scenario] = &[
     stock::SCENARIO,
     stock::PATCHED,
     repair::SCENARIO,
+    hostile::SOAK,
+    hostile::FUZZ,
     local::SCENARIO,
     sockets::SCENARIO,
     cli::SCENARIO,
