@@ -10,7 +10,12 @@ use std::{
 use anyhow::{ensure, Context, Result};
 use serde::Deserialize;
 
-use crate::{cache, image::Image, initrd::Archive, proto, tool};
+use crate::{
+    cache,
+    image::{self, Image},
+    initrd::Archive,
+    proto, tool,
+};
 
 /// The kernel series the guests' kernel belongs to.
 pub const SERIES: &str = "6.12";
@@ -26,6 +31,8 @@ pub enum Needs {
     Everything,
     /// The same, in larger guests.
     Bench,
+    /// The same, and podman.
+    Containers,
     /// Everything, with no `sctp.ko` loaded on source and destination.
     Unloaded,
     /// The patched module, and the tests of the library and of the series that need it.
@@ -36,10 +43,20 @@ impl Needs {
     /// Memory of a guest, in MiB.
     #[must_use]
     pub fn memory_mib(self) -> u32 {
-        if self == Self::Bench {
-            3072
+        match self {
+            Self::Bench => 3072,
+            Self::Containers => 1536,
+            _ => 640,
+        }
+    }
+
+    /// The disk of a guest.
+    #[must_use]
+    pub fn image(self) -> image::Kind {
+        if self == Self::Containers {
+            image::Kind::Containers
         } else {
-            640
+            image::Kind::Plain
         }
     }
 }
@@ -132,7 +149,10 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
         &["--package", "telecr", "--package", "telecr_plugin"],
     ]
     .concat();
-    let all = matches!(needs, Needs::Everything | Needs::Bench | Needs::Unloaded);
+    let all = matches!(
+        needs,
+        Needs::Everything | Needs::Bench | Needs::Containers | Needs::Unloaded
+    );
     let made = cargo(if all { &everything } else { &workloads }, &[])?;
     for name in [
         "mme-server",
@@ -142,6 +162,7 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
         "spgw",
         "ran-peer",
         "gtp-load",
+        "flood",
     ] {
         payload.add(&format!("/usr/bin/{name}"), 0o755, &find(&made, name)?)?;
     }

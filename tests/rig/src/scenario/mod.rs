@@ -6,13 +6,17 @@ mod bench;
 mod cli;
 mod companion;
 mod dkms;
+mod epc;
 mod explain;
+mod flood;
 mod gtp;
 mod gtp_scale;
+mod hss;
 mod local;
 mod migrate_mme;
 mod migrate_socat;
 mod mme;
+mod podman;
 mod predump;
 mod repair;
 mod sockets;
@@ -69,6 +73,11 @@ pub const ALL: &[Scenario] = &[
     gtp::LOCAL,
     gtp::MIGRATE,
     gtp_scale::SCALE,
+    podman::MME,
+    epc::HSS,
+    epc::SPGW,
+    epc::EPC,
+    flood::SCENARIO,
     companion::SCENARIO,
     dkms::SCENARIO,
     bench::SCENARIO,
