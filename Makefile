@@ -62,6 +62,9 @@ bench-sctp: setup
 install: all
 	install -D -m 755 $(RELEASE)/telecr $(DESTDIR)$(PREFIX)/bin/telecr
 	install -D -m 755 $(RELEASE)/libtelecr_plugin.so $(DESTDIR)$(PREFIX)/lib/criu/telecr_plugin.so
+	install -d $(DESTDIR)$(PREFIX)/libexec/telecr
+	ln -sfn ../../bin/telecr $(DESTDIR)$(PREFIX)/libexec/telecr/netavark
+	install -D -m 644 podman/50-telecr.conf $(DESTDIR)/etc/containers/containers.conf.d/50-telecr.conf
 	$(RELEASE)/telecr generate man $(DESTDIR)$(PREFIX)/share/man/man1
 	$(RELEASE)/telecr generate completions $(DESTDIR)$(PREFIX)/share
 	kernel-patches/kp dkms $(KERNELS) $(VERSION) $(DKMS_SRC)

@@ -38,8 +38,19 @@ fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs a hook: logs what went wrong, and stops a panic.
+/// Runs a hook in CRIU itself: what goes wrong is for whoever has called CRIU, too.
 fn hook(name: &str, work: impl FnOnce() -> Result<c_int, Error>) -> c_int {
+    logged(name, || {
+        let answer = work();
+        if let Err(e) = &answer {
+            logger::tell_caller(e);
+        }
+        answer
+    })
+}
+
+/// Runs a hook: logs what went wrong, and stops a panic.
+fn logged(name: &str, work: impl FnOnce() -> Result<c_int, Error>) -> c_int {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(answer)) => answer,
         Ok(Err(e)) => {
@@ -64,6 +75,7 @@ unsafe extern "C" fn init(stage: c_int) -> c_int {
         if stage == STAGE_RESTORE {
             criu::forget_inventory();
             *state() = State::Nothing;
+            restore::keep_locked();
             if let Some(dir) = criu::image_dir() {
                 let sockets = restore::verify(dir)?;
                 let links = gtp::Restore::verify(dir)?;
@@ -156,7 +168,7 @@ unsafe extern "C" fn restore_ext_file(id: c_int, retry: *mut bool) -> c_int {
         // SAFETY: a CRIU with this many hooks passes a valid pointer here.
         unsafe { retry.write(false) };
     }
-    hook("RESTORE_EXT_FILE", || {
+    logged("RESTORE_EXT_FILE", || {
         let Some(dir) = criu::image_dir() else {
             return Ok(-ENOTSUP);
         };
@@ -170,6 +182,10 @@ unsafe extern "C" fn resume_devices_late(pid: c_int) -> c_int {
     hook("RESUME_DEVICES_LATE", || {
         let mut state = state();
         let State::Restoring(links, waker) = &mut *state else {
+            if matches!(*state, State::Nothing) {
+                // A container without anything of ours may have been locked too.
+                restore::let_in(pid)?;
+            }
             return Ok(-ENOTSUP);
         };
         // Before any peer hears of the tasks: this may still fail.
@@ -178,6 +194,8 @@ unsafe extern "C" fn resume_devices_late(pid: c_int) -> c_int {
             *state = State::GivenUp;
             return Err(e);
         }
+        // Sockets that are not awake yet drop what arrives.
+        restore::let_in(pid)?;
         let woken = waker.task(pid)?;
         log::info!("{woken} SCTP sockets of {pid} are awake");
         Ok(-ENOTSUP)

@@ -54,7 +54,7 @@ impl Finding {
 
 /// Print every requirement; the exit code is 1 when one is not met.
 pub(super) fn check(json: bool) -> anyhow::Result<ExitCode> {
-    let findings = [
+    let mut findings = vec![
         kernel(),
         privileges(),
         companion(),
@@ -63,6 +63,7 @@ pub(super) fn check(json: bool) -> anyhow::Result<ExitCode> {
         packet_lock(),
         placeholder(),
     ];
+    findings.extend(podman());
     if json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
@@ -190,6 +191,28 @@ fn packet_lock() -> Finding {
         }
         Err(e) => Finding::missing(WHAT, e.to_string(), "modprobe nf_tables"),
     }
+}
+
+/// Where there is podman, it must call telecr's `netavark`, which locks the network of a container that is restored.
+fn podman() -> Option<Finding> {
+    const WHAT: &str = "podman's netavark";
+    let out = Command::new("podman")
+        .args(["info", "--format", "{{.Host.NetworkBackendInfo.Path}}"])
+        .output()
+        .ok()?;
+    let path = String::from_utf8_lossy(&out.stdout).trim().to_owned();
+    let ours = std::fs::canonicalize(&path).ok();
+    Some(
+        if ours.is_some() && ours == std::fs::canonicalize("/proc/self/exe").ok() {
+            Finding::met(WHAT, path)
+        } else {
+            Finding::missing(
+                WHAT,
+                format!("{path:?} does not lock containers that are restored"),
+                "put /usr/libexec/telecr first in helper_binaries_dir, in /etc/containers/containers.conf",
+            )
+        },
+    )
 }
 
 /// CRIU must be able to hold a userfaultfd in a socket's place.

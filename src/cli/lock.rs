@@ -1,34 +1,131 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `telecr lock`, `unlock` and `status`: the packet lock by hand.
 
+use std::fs::File;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use anyhow::{bail, Context};
+use nix::sched::{setns, CloneFlags};
+use serde::Serialize;
 use telecr::lock;
 
-/// Lock addresses.
-pub(super) fn lock(addresses: &[IpAddr]) -> anyhow::Result<()> {
-    Ok(lock::lock(addresses)?)
+use super::table::Table;
+
+/// Where `ip netns` and podman keep names of network namespaces.
+const NAMED: &str = "/run/netns";
+
+/// Lock addresses, or a network namespace as a whole when none are given.
+pub(super) fn lock(
+    netns: Option<&Path>,
+    addresses: &[IpAddr],
+    expiry: Duration,
+) -> anyhow::Result<()> {
+    within(netns, || {
+        if addresses.is_empty() {
+            lock::lock_everything(expiry)?;
+        } else {
+            lock::lock(addresses, expiry)?;
+        }
+        Ok(())
+    })
 }
 
-/// Unlock addresses, or all of them.
-pub(super) fn unlock(addresses: &[IpAddr], all: bool) -> anyhow::Result<()> {
-    if all {
-        lock::unlock_all()?;
-    } else {
-        lock::unlock(addresses)?;
+/// Unlock addresses, or all there is.
+pub(super) fn unlock(netns: Option<&Path>, addresses: &[IpAddr], all: bool) -> anyhow::Result<()> {
+    if !all {
+        return within(netns, || Ok(lock::unlock(addresses)?));
+    }
+    let places = netns.map_or_else(places, |one| vec![Some(one.to_owned())]);
+    for place in places {
+        within(place.as_deref(), || Ok(lock::unlock_all()?))?;
     }
     Ok(())
 }
 
-/// Print what is locked.
+/// One locked thing, for people and machines.
+#[derive(Serialize)]
+struct Row {
+    /// The network namespace; none for that of the caller.
+    netns: Option<PathBuf>,
+    /// None for the whole namespace.
+    address: Option<IpAddr>,
+    expires_in_s: u64,
+}
+
+/// Print what is locked, here and in all named network namespaces.
 pub(super) fn status(json: bool) -> anyhow::Result<()> {
-    let locked = lock::status()?;
+    let mut rows = Vec::new();
+    for netns in places() {
+        let status = match within(netns.as_deref(), || Ok(lock::status()?)) {
+            Ok(status) => status,
+            // A container may have ended just now.
+            Err(_) if netns.as_ref().is_some_and(|n| !n.exists()) => continue,
+            Err(e) => return Err(e),
+        };
+        let whole = status.everything.map(|left| (None, left));
+        let single = status
+            .addresses
+            .into_iter()
+            .map(|(a, left)| (Some(a), left));
+        rows.extend(whole.into_iter().chain(single).map(|(address, left)| Row {
+            netns: netns.clone(),
+            address,
+            expires_in_s: left.as_secs(),
+        }));
+    }
     if json {
-        println!("{}", serde_json::to_string(&locked)?);
-    } else if locked.is_empty() {
+        println!("{}", serde_json::to_string(&rows)?);
+    } else if rows.is_empty() {
         println!("nothing is locked");
     } else {
-        locked.iter().for_each(|a| println!("{a}"));
+        let mut table = Table::new(&["LOCKED", "EXPIRES IN", "NETWORK NAMESPACE"]);
+        for row in rows {
+            table.row(vec![
+                row.address
+                    .map_or_else(|| "everything".to_owned(), |a| a.to_string()),
+                format!("{} s", row.expires_in_s),
+                row.netns
+                    .map_or_else(String::new, |n| n.display().to_string()),
+            ]);
+        }
+        print!("{table}");
     }
     Ok(())
+}
+
+/// This network namespace and all that have a name.
+fn places() -> Vec<Option<PathBuf>> {
+    let named = std::fs::read_dir(NAMED).into_iter().flatten().flatten();
+    let mut named: Vec<PathBuf> = named.map(|e| e.path()).collect();
+    named.sort();
+    std::iter::once(None)
+        .chain(named.into_iter().map(Some))
+        .collect()
+}
+
+/// Works in another network namespace, if one is given, on a thread of its own.
+pub(super) fn within<T: Send>(
+    netns: Option<&Path>,
+    work: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    let Some(netns) = netns else {
+        return work();
+    };
+    let enter = || -> anyhow::Result<()> {
+        let file = File::open(netns)?;
+        Ok(setns(file, CloneFlags::CLONE_NEWNET)?)
+    };
+    let there = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            enter().with_context(|| format!("cannot enter {}", netns.display()))?;
+            work()
+        });
+        thread.join()
+    });
+    match there {
+        Ok(done) => done,
+        Err(_) => bail!("a thread in {} has panicked", netns.display()),
+    }
 }

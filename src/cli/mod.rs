@@ -6,6 +6,7 @@ mod explain;
 mod generate;
 mod gtp;
 mod lock;
+mod netavark;
 mod progress;
 mod sctp;
 mod show;
@@ -14,6 +15,7 @@ mod table;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -95,27 +97,39 @@ Examples:
     /// List, dump, restore and compare GTP links and their tunnels without CRIU
     #[command(subcommand)]
     Gtp(gtp::Gtp),
-    /// Drop every SCTP packet to these addresses until `telecr unlock`
+    /// Drop SCTP and GTP packets to these addresses, or all packets to a network namespace
     ///
     /// Run it on the destination before the address comes up there: a packet for an
     /// association that is not there yet would draw an ABORT, which ends it at the peer.
-    #[command(after_help = "Example:\n  telecr lock 192.0.2.10 2001:db8::10")]
+    /// The restore lifts the lock when it is complete.
+    #[command(
+        after_help = "Examples:\n  telecr lock 192.0.2.10 2001:db8::10\n  telecr lock --netns /run/netns/mme"
+    )]
     Lock {
         /// Local addresses
-        #[arg(required = true, value_name = "ADDRESS")]
+        #[arg(required_unless_present = "netns", value_name = "ADDRESS")]
         addresses: Vec<IpAddr>,
+        /// In this network namespace; as a whole when no address is given
+        #[arg(long, value_name = "FILE")]
+        netns: Option<PathBuf>,
+        /// Seconds after which the lock goes by itself
+        #[arg(long, value_name = "SECONDS", default_value_t = telecr::lock::LIMIT.as_secs())]
+        expire: u64,
     },
-    /// Let SCTP packets to these addresses through again
+    /// Let packets through again
     #[command(after_help = "Example:\n  telecr unlock --all")]
     Unlock {
         /// Local addresses
         #[arg(required_unless_present = "all", value_name = "ADDRESS")]
         addresses: Vec<IpAddr>,
-        /// Remove the whole lock
+        /// In this network namespace
+        #[arg(long, value_name = "FILE")]
+        netns: Option<PathBuf>,
+        /// Remove the whole lock, here and in all named network namespaces
         #[arg(long, conflicts_with = "addresses")]
         all: bool,
     },
-    /// List the locked addresses
+    /// List what is locked, here and in all named network namespaces
     Status(Json),
     /// Write the man pages or the shell completions
     #[command(hide = true, subcommand)]
@@ -190,6 +204,10 @@ struct Json {
 
 /// Run the command line this process was given.
 pub(crate) fn run() -> ExitCode {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    if called.is_some_and(|path| path.ends_with(netavark::NAME)) {
+        return netavark::run();
+    }
     let cli = Cli::parse();
     let level = match cli.verbose {
         0 => "warn",
@@ -223,8 +241,16 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
         }) => sctp::dump(pid, fd, kill, &file)?,
         Command::Sctp(Sctp::Restore { file, command }) => sctp::restore(&file, &command)?,
         Command::Gtp(command) => return gtp::run(command),
-        Command::Lock { addresses } => lock::lock(&addresses)?,
-        Command::Unlock { addresses, all } => lock::unlock(&addresses, all)?,
+        Command::Lock {
+            addresses,
+            netns,
+            expire,
+        } => lock::lock(netns.as_deref(), &addresses, Duration::from_secs(expire))?,
+        Command::Unlock {
+            addresses,
+            netns,
+            all,
+        } => lock::unlock(netns.as_deref(), &addresses, all)?,
         Command::Status(Json { json }) => lock::status(json)?,
         Command::Generate(Generate::Man { dir }) => generate::man(&dir)?,
         Command::Generate(Generate::Completions { dir }) => generate::completions(&dir)?,

@@ -11,7 +11,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
+use super::error::{Context, Result};
 use super::scan::Plan;
-use super::{names, proc, sockets, sys};
+use super::{names, netns, proc, sockets, sys};
 use crate::netlink::local_addresses;
 use crate::proto::record::Body;
 use crate::sctp::addr;
@@ -29,8 +30,6 @@ use crate::{image, lock, sctp};
 
 /// How often the guard looks whether the addresses are still here.
 const LOOK: Duration = Duration::from_millis(50);
-/// An address that stays so long was not meant to move; by then peers have given up.
-const LIMIT: Duration = Duration::from_secs(600);
 /// How long a restore waits for a guard to end.
 const EVICTION: Duration = Duration::from_secs(2);
 
@@ -47,11 +46,31 @@ pub(crate) fn hold(plan: &Plan) {
     let Some(socket) = plan.sockets.first().filter(|_| !departed.is_empty()) else {
         return;
     };
-    if let Err(e) = sockets::enter_netns(socket.file.as_fd()) {
-        log::error!("cannot enter the network namespace of the sockets that left: {e}");
+    if let Err(e) = enter(socket.file.as_fd(), &departed) {
+        log::error!("{e}");
         return;
     }
     hold_until(|| Ok(local_addresses()?.is_disjoint(&departed)));
+}
+
+/// Enters the network namespace of a socket that left. When that is a container's,
+/// the host may go on forwarding to it for a while, and would answer with an ICMP
+/// error once the container is gone: it keeps quiet for these addresses.
+pub(crate) fn enter(socket: BorrowedFd<'_>, departed: &HashSet<IpAddr>) -> Result<()> {
+    let what = || "cannot ask for the network namespace of the sockets that left";
+    let theirs = sockets::netns(socket)
+        .and_then(|ns| sys::file_id(ns.as_fd()))
+        .doing(what)?;
+    if netns::own().doing(what)? == theirs {
+        return Ok(());
+    }
+    let mut known: Vec<IpAddr> = departed.iter().copied().collect();
+    known.retain(|a| !a.is_unspecified() && !a.is_loopback());
+    if let Err(e) = lock::lock(&known, lock::LIMIT) {
+        log::warn!("this host may answer for a container that left: {e}");
+    }
+    sockets::enter_netns(socket)
+        .doing(|| "cannot enter the network namespace of the sockets that left")
 }
 
 /// Holds what this process has open until `left` says that it is needed no
@@ -65,7 +84,7 @@ pub(crate) fn hold_until(mut left: impl FnMut() -> crate::netlink::Result<bool>)
     // From here on `evict` may end us.
     sys::let_sigterm_end_us();
     let begin = Instant::now();
-    while begin.elapsed() < LIMIT {
+    while begin.elapsed() < lock::LIMIT {
         match left() {
             Ok(true) => return,
             Ok(false) => sleep(LOOK),
@@ -107,7 +126,7 @@ pub(crate) fn evict(dir: &Path, gtp: HashSet<SocketAddr>) {
             log::info!("the sockets of an earlier dump, held by process {pid}, make room");
             // The silence the guard has kept until now is the packet lock's from here
             // on; it ends when the restored sockets wake, and outlasts a failed attempt.
-            if let Err(e) = lock::lock(&answering(&wanted)) {
+            if let Err(e) = lock::lock(&answering(&wanted), lock::LIMIT) {
                 log::warn!("packets may end the associations before they are restored: {e}");
             }
             end(pid);

@@ -54,6 +54,9 @@ pub enum Error {
         /// What is wrong with it.
         source: crate::image::Error,
     },
+    /// The packet lock could not be changed.
+    #[error("{0}")]
+    Lock(#[from] crate::lock::Error),
     /// Anything else, in words.
     #[error("{0}")]
     Other(String),

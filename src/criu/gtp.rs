@@ -349,19 +349,17 @@ impl Restore {
                 )
                 .map_err(|source| gtp_error(name.clone(), source))
             })?;
-            let unlocked = netns::of_task(pid, || {
-                let bound = sockets().filter_map(bound).map(|a| a.ip());
-                super::restore::unlock_bound(bound.chain(summary.outer.iter().copied()).collect())
-            });
-            if let Err(e) = unlocked {
-                log::error!("{e}");
-            }
             log::info!(
                 "{name}: {} GTP links with {} tunnels and {} connections restored",
                 summary.links,
                 summary.tunnels,
                 summary.flows
             );
+            let bound = sockets().filter_map(bound).map(|a| a.ip());
+            let addresses = bound.chain(summary.outer.iter().copied()).collect();
+            if let Err(e) = super::restore::unlock_addresses(pid, addresses) {
+                log::error!("{e}");
+            }
             for link in &survey.links {
                 let task = sys::pidfd_open(pid).doing(|| format!("cannot open process {pid}"))?;
                 self.made.push((task, link.ifindex));

@@ -88,15 +88,15 @@ fn keep(dump: &GtpDump, watch: &Watch, line: &UnixStream) {
         let Some(socket) = dump.sockets.get(namespace.socket) else {
             continue;
         };
-        if let Err(e) = sockets::enter_netns(socket.file.as_fd()) {
-            log::error!("cannot enter the network namespace of a GTP link: {e}");
-            continue;
-        }
         let bound = dump
             .sockets
             .iter()
             .filter_map(|s| sockets::bound_to(s.file.as_fd()));
         let bound: HashSet<IpAddr> = bound.map(|a| a.ip()).collect();
+        if let Err(e) = departed::enter(socket.file.as_fd(), &bound) {
+            log::error!("{e}");
+            continue;
+        }
         let mut since: Option<Instant> = None;
         departed::hold_until(|| {
             let here = local_addresses()?;

@@ -6,6 +6,7 @@ use std::ffi::{c_char, c_uint, c_void, CString};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::mem::transmute;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::OnceLock;
 
@@ -44,6 +45,45 @@ pub fn install() {
             LevelFilter::Info
         });
     }
+}
+
+/// Says what went wrong on standard error too, which container runtimes pass on to
+/// podman, while the log stays in a file. Not in a restored task, whose
+/// standard error is its own.
+pub fn tell_caller(error: &dyn std::fmt::Display) {
+    if log_is_stderr() {
+        return;
+    }
+    let line = format!("{}: {error}\n", names::PLUGIN);
+    let _ = match stderr_of_runc() {
+        Some(mut theirs) => theirs.write_all(line.as_bytes()),
+        None => std::io::stderr().write_all(line.as_bytes()),
+    };
+}
+
+/// runc gives CRIU no standard error; its own is the way to podman.
+fn stderr_of_runc() -> Option<std::fs::File> {
+    let caller = nix::unistd::getppid();
+    let name = std::fs::read_to_string(format!("/proc/{caller}/comm")).ok()?;
+    if name.trim_end() != "runc" {
+        return None;
+    }
+    let path = format!("/proc/{caller}/fd/2");
+    OpenOptions::new().append(true).open(path).ok()
+}
+
+/// Whether CRIU's log is standard error.
+fn log_is_stderr() -> bool {
+    let Some(function) = symbol(c"log_get_fd") else {
+        return true;
+    };
+    // SAFETY: CRIU has declared this function with this signature since 1.0.
+    let log = unsafe { transmute::<*mut c_void, extern "C" fn() -> i32>(function.as_ptr())() };
+    let id = |fd: i32| {
+        let stat = std::fs::metadata(format!("/proc/self/fd/{fd}")).ok()?;
+        Some((stat.dev(), stat.ino()))
+    };
+    log == 2 || id(log) == id(2)
 }
 
 /// From now on this process is not CRIU: its log is none of ours.

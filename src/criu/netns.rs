@@ -2,8 +2,9 @@
 //! Work in another network namespace: a thread of its own goes there, so that
 //! CRIU stays where it is.
 
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::error::{Context, Error, Result};
 use super::{sockets, sys};
@@ -40,6 +41,42 @@ pub(crate) fn within_socket<T: Send>(
         || "cannot enter the network namespace of a socket".to_owned(),
         work,
     )
+}
+
+/// In one that is open.
+pub(crate) fn within_open<T: Send>(
+    netns: BorrowedFd<'_>,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    within(
+        || sys::enter_netns(netns),
+        || "cannot enter a network namespace".to_owned(),
+        work,
+    )
+}
+
+/// Which one this process is in.
+pub(crate) fn own() -> io::Result<(u64, u64)> {
+    sys::file_id(File::open("/proc/self/ns/net")?.as_fd())
+}
+
+/// Those of others that this process has open, each once.
+pub(crate) fn open_here() -> io::Result<Vec<OwnedFd>> {
+    let mut seen = vec![own()?];
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd")?.flatten() {
+        let is_netns = fs::read_link(entry.path())
+            .is_ok_and(|link| link.to_string_lossy().starts_with("net:["));
+        let Some(file) = is_netns.then(|| File::open(entry.path()).ok()).flatten() else {
+            continue;
+        };
+        let id = sys::file_id(file.as_fd())?;
+        if !seen.contains(&id) {
+            seen.push(id);
+            found.push(file.into());
+        }
+    }
+    Ok(found)
 }
 
 fn within<T: Send>(

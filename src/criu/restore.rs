@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::error::{Context, Error, Result};
 use super::gtp::Restore as Gtp;
 use super::{departed, names, netns, proc, sockets, sys};
-use crate::image;
 use crate::netlink::local_addresses;
 use crate::sctp::addr;
 use crate::sctp::nudge::{self, Nudge};
 use crate::sctp::repair::Repair;
+use crate::{image, lock};
 
 /// At init: walks every image in the directory and checks that this kernel can
 /// take them. Answers how many there are.
@@ -51,6 +51,37 @@ pub fn verify(dir: BorrowedFd<'_>) -> Result<usize> {
 pub fn make_room(dir: BorrowedFd<'_>, gtp: &Gtp) {
     let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
     departed::evict(&path, gtp.addresses());
+}
+
+/// At init: the network namespace we are to restore into may be locked already, for a short time in case we never get
+/// here. From now on the lock is ours to lift.
+pub fn keep_locked() {
+    let prolong = || -> Result<()> {
+        for netns in netns::open_here().doing(|| "cannot look at CRIU's descriptors")? {
+            netns::within_open(netns.as_fd(), || {
+                if lock::status()?.everything.is_some() {
+                    lock::lock_everything(lock::LIMIT)?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    };
+    if let Err(e) = prolong() {
+        log::warn!("the packet lock may end early: {e}");
+    }
+}
+
+/// At `RESUME_DEVICES_LATE`, when all sockets are there and all links made: lets packets into the network namespace of a
+/// task.
+///
+/// # Errors
+/// The lock is still there.
+pub fn let_in(pid: i32) -> Result<()> {
+    netns::of_task(pid, || match lock::unlock_everything() {
+        Err(lock::Error::NoNftables) => Ok(()),
+        other => Ok(other?),
+    })
 }
 
 /// At `RESTORE_EXT_FILE`, in the task and its network namespace: the socket of
@@ -189,7 +220,7 @@ impl Waker {
 /// Removes the packet lock of the sockets' addresses, in the task's network
 /// namespace.
 fn unlock(pid: i32, repair: &mut Repair, sockets: &[OwnedFd]) -> Result<()> {
-    let mut addresses: HashSet<IpAddr> = HashSet::new();
+    let mut addresses: Vec<IpAddr> = Vec::new();
     for socket in sockets {
         let endpoint = repair
             .endpoint(socket.as_fd())
@@ -205,20 +236,24 @@ fn unlock(pid: i32, repair: &mut Repair, sockets: &[OwnedFd]) -> Result<()> {
                 .map(|a| a.ip()),
         );
     }
-    netns::of_task(pid, || unlock_bound(addresses))
+    unlock_addresses(pid, addresses)
 }
 
-/// Removes the packet lock of addresses that sockets are bound to, in the
-/// network namespace of the calling thread.
-pub(super) fn unlock_bound(mut addresses: HashSet<IpAddr>) -> Result<()> {
-    if addresses.iter().any(IpAddr::is_unspecified) {
-        // Bound to any address: all of them answer for the socket.
-        addresses.extend(local_addresses().map_err(|e| Error::Other(e.to_string()))?);
+/// Removes the packet lock of addresses that sockets of a task are bound to: in its network namespace, and where CRIU runs
+/// if that is another, because packets may come through it.
+pub(crate) fn unlock_addresses(pid: i32, mut addresses: Vec<IpAddr>) -> Result<()> {
+    let known = netns::of_task(pid, || {
+        if addresses.iter().any(IpAddr::is_unspecified) {
+            // Bound to any address: all of them answer for the socket.
+            addresses.extend(local_addresses().map_err(|e| Error::Other(e.to_string()))?);
+        }
         addresses.retain(|a| !a.is_unspecified());
-    }
-    let addresses: Vec<IpAddr> = addresses.into_iter().collect();
-    crate::lock::unlock(&addresses)
-        .map_err(|e| Error::Other(format!("cannot remove the packet lock: {e}")))
+        addresses.sort_unstable();
+        addresses.dedup();
+        lock::unlock(&addresses)?;
+        Ok(addresses)
+    })?;
+    Ok(lock::unlock(&known)?)
 }
 
 fn open_repair() -> Result<Repair> {

@@ -2,6 +2,7 @@
 //! Messages of nftables, as pure functions.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::netlink::nft::{
     be32, DELRULE, DELSETELEM, DELTABLE, GETSETELEM, LIST_ELEM, NEWCHAIN, NEWSET, NEWSETELEM,
@@ -11,6 +12,12 @@ use crate::netlink::{nft, Attrs, Message, Result, Writer};
 
 /// `NFPROTO_INET`: one table for both families.
 const INET: u8 = 1;
+
+/// `NFT_SET_TIMEOUT`: what is in the set goes by itself.
+const SET_TIMEOUT: u32 = 0x10;
+
+/// The set that holds the families of which every packet is dropped.
+pub(super) const EVERYTHING: &str = "everything";
 
 pub(super) const CHAIN: &str = "prerouting";
 /// Before connection tracking, so that nothing remembers a dropped packet.
@@ -102,12 +109,23 @@ pub(super) fn new_chain() -> Result<Message> {
     Ok(message(NEWCHAIN, libc::NLM_F_CREATE, &w))
 }
 
-pub(super) fn new_set(family: Family, id: u32) -> Result<Message> {
+/// The sets of addresses, and that of families.
+pub(super) fn new_sets() -> Result<Vec<Message>> {
+    const NF_PROTO: u32 = 2;
+    let family = |f: Family, id| set(f.set(), f.key_type(), f.len(), id);
+    Ok(vec![
+        family(Family::V4, 1)?,
+        family(Family::V6, 2)?,
+        set(EVERYTHING, NF_PROTO, 1, 3)?,
+    ])
+}
+
+fn set(name: &str, key_type: u32, len: u32, id: u32) -> Result<Message> {
     let mut w = in_table()?;
-    w.put_str(2, family.set())?;
-    be32(&mut w, 3, 0)?;
-    be32(&mut w, 4, family.key_type())?;
-    be32(&mut w, 5, family.len())?;
+    w.put_str(2, name)?;
+    be32(&mut w, 3, SET_TIMEOUT)?;
+    be32(&mut w, 4, key_type)?;
+    be32(&mut w, 5, len)?;
     be32(&mut w, 10, id)?;
     Ok(message(NEWSET, libc::NLM_F_CREATE, &w))
 }
@@ -119,17 +137,27 @@ pub(super) fn flush_chain() -> Result<Message> {
     Ok(message(DELRULE, 0, &w))
 }
 
-/// Addresses in or out of the set of their family.
-fn elements(kind: u16, flags: i32, family: Family, addrs: &[IpAddr]) -> Result<Message> {
+/// Keys in or out of a set, for a while.
+fn elements(
+    kind: u16,
+    flags: i32,
+    set: &str,
+    keys: &[Vec<u8>],
+    expiry: Option<Duration>,
+) -> Result<Message> {
     let mut w = in_table()?;
-    w.put_str(2, family.set())?;
+    w.put_str(2, set)?;
     w.nest(3, |list| {
-        for addr in addrs {
+        for key in keys {
             list.nest(LIST_ELEM, |elem| {
-                elem.nest(1, |key| match addr {
-                    IpAddr::V4(a) => key.put(1, &a.octets()),
-                    IpAddr::V6(a) => key.put(1, &a.octets()),
-                })
+                elem.nest(1, |k| k.put(1, key))?;
+                match expiry {
+                    Some(after) => {
+                        let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                        elem.put(4, &ms.to_be_bytes())
+                    }
+                    None => Ok(()),
+                }
             })?;
         }
         Ok(())
@@ -137,22 +165,58 @@ fn elements(kind: u16, flags: i32, family: Family, addrs: &[IpAddr]) -> Result<M
     Ok(message(kind, flags, &w))
 }
 
-pub(super) fn add(family: Family, addrs: &[IpAddr]) -> Result<Message> {
-    elements(NEWSETELEM, libc::NLM_F_CREATE, family, addrs)
+/// Keys into a set, to expire after this long from now whether or not they were in it: kernels before 6.12 do not change
+/// the time of one that is there.
+fn renew(set: &str, keys: &[Vec<u8>], after: Duration) -> Result<Vec<Message>> {
+    let add = || elements(NEWSETELEM, libc::NLM_F_CREATE, set, keys, Some(after));
+    let del = elements(DELSETELEM, 0, set, keys, None)?;
+    Ok(vec![add()?, del, add()?])
+}
+
+fn keys(addrs: &[IpAddr]) -> Vec<Vec<u8>> {
+    let key = |a: &IpAddr| match a {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    };
+    addrs.iter().map(key).collect()
+}
+
+fn families() -> Vec<Vec<u8>> {
+    Family::BOTH.map(|f| vec![f.nfproto()]).to_vec()
+}
+
+pub(super) fn add(family: Family, addrs: &[IpAddr], after: Duration) -> Result<Vec<Message>> {
+    renew(family.set(), &keys(addrs), after)
 }
 
 pub(super) fn remove(family: Family, addrs: &[IpAddr]) -> Result<Message> {
-    elements(DELSETELEM, 0, family, addrs)
+    elements(DELSETELEM, 0, family.set(), &keys(addrs), None)
+}
+
+pub(super) fn add_everything(after: Duration) -> Result<Vec<Message>> {
+    renew(EVERYTHING, &families(), after)
+}
+
+pub(super) fn remove_everything() -> Result<Message> {
+    elements(DELSETELEM, 0, EVERYTHING, &families(), None)
 }
 
 pub(super) fn list(family: Family) -> Result<Message> {
+    list_set(family.set())
+}
+
+pub(super) fn list_everything() -> Result<Message> {
+    list_set(EVERYTHING)
+}
+
+fn list_set(set: &str) -> Result<Message> {
     let mut w = in_table()?;
-    w.put_str(2, family.set())?;
+    w.put_str(2, set)?;
     Ok(message(GETSETELEM, 0, &w))
 }
 
-/// The addresses in one reply to [`list`].
-pub(super) fn addresses(payload: &[u8]) -> Result<Vec<IpAddr>> {
+/// The keys in one reply to a listing, and how long they have still.
+pub(super) fn listed(payload: &[u8]) -> Result<Vec<(&[u8], Duration)>> {
     let mut found = Vec::new();
     let attrs = Attrs::new(payload.get(4..).unwrap_or_default());
     let Some(list) = attrs.find(3)? else {
@@ -166,7 +230,11 @@ pub(super) fn addresses(payload: &[u8]) -> Result<Vec<IpAddr>> {
         let Some(value) = Attrs::new(key).find(1)? else {
             continue;
         };
-        found.extend(crate::netlink::ip(value));
+        let ms = Attrs::new(elem)
+            .find(5)?
+            .and_then(|b| <[u8; 8]>::try_from(b).ok())
+            .map_or(0, u64::from_be_bytes);
+        found.push((value, Duration::from_millis(ms)));
     }
     Ok(found)
 }
@@ -180,22 +248,23 @@ mod tests {
     proptest! {
         #[test]
         fn any_reply_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = addresses(&bytes);
+            let _ = listed(&bytes);
         }
 
         #[test]
         fn addresses_are_read_as_written(v4: [u8; 4], v6: [u8; 16]) {
             for addr in [IpAddr::from(v4), IpAddr::from(v6)] {
-                let msg = add(Family::of(addr), &[addr]).unwrap();
-                prop_assert_eq!(addresses(msg.payload()).unwrap(), vec![addr]);
+                let messages = add(Family::of(addr), &[addr], Duration::from_secs(1)).unwrap();
+                let read = listed(messages[0].payload()).unwrap();
+                prop_assert_eq!(crate::netlink::ip(read[0].0), Some(addr));
             }
         }
     }
 
     #[test]
     fn a_set_knows_its_key() {
-        let msg = new_set(Family::V6, 2).unwrap();
-        let attrs = Attrs::new(&msg.payload()[4..]);
+        let sets = new_sets().unwrap();
+        let attrs = Attrs::new(&sets[1].payload()[4..]);
         assert_eq!(attrs.find(2).unwrap(), Some(&b"local6\0"[..]));
         assert_eq!(attrs.find(5).unwrap(), Some(&[0, 0, 0, 16][..]));
     }

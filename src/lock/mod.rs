@@ -5,33 +5,58 @@
 //! Without it an SCTP packet that arrives in between is out of the blue, and the
 //! kernel answers it with an ABORT that ends the association at the peer. A GTP
 //! packet, or one of a subscriber behind the address, would draw an ICMP error,
-//! one of a TCP connection a reset. What a socket of this host waits for passes,
-//! other than SCTP and GTP.
+//! one of a TCP connection a reset.
 //!
-//! The lock is the nftables table `inet telecr`: two sets of addresses and a
+//! There are two degrees. To a locked *address* passes what a socket of this host
+//! waits for, other than SCTP and GTP. A *network namespace* that is locked as a
+//! whole gets nothing but ICMPv6: for a container's, where nobody is yet.
+//!
+//! The lock is the nftables table `inet telecr`: sets of what is locked and a
 //! chain before connection tracking. It is made and changed in one transaction
-//! each, however many addresses there are, and `nft delete table inet telecr`
-//! removes it.
+//! each, however many addresses there are; all of it expires by itself, should
+//! whoever has placed it die; and `nft delete table inet telecr` removes it.
 
 mod encode;
 mod error;
 mod rules;
 mod ruleset;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 pub use error::{Error, Result};
 
 /// The table's name.
 pub const TABLE: &str = "telecr";
 
-/// Drops packets to these addresses, besides those locked already.
+/// After this long peers have given up, and a lock is of no use.
+pub const LIMIT: Duration = Duration::from_secs(600);
+
+/// What is locked in a network namespace, and for how long still.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The namespace as a whole.
+    pub everything: Option<Duration>,
+    /// Single addresses.
+    pub addresses: BTreeMap<IpAddr, Duration>,
+}
+
+impl Status {
+    /// Is nothing locked?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.everything.is_none() && self.addresses.is_empty()
+    }
+}
+
+/// Drops packets to these addresses for so long, besides those locked
+/// already. For an address that is locked the time begins anew.
 ///
 /// # Errors
 /// No nftables in this kernel, or no `CAP_NET_ADMIN`.
-pub fn lock(addrs: &[IpAddr]) -> Result<()> {
-    ruleset::lock(addrs)
+pub fn lock(addrs: &[IpAddr], expiry: Duration) -> Result<()> {
+    ruleset::lock(addrs, expiry)
 }
 
 /// Lets packets to these addresses through again; with the last one the whole
@@ -43,6 +68,22 @@ pub fn unlock(addrs: &[IpAddr]) -> Result<()> {
     ruleset::unlock(addrs)
 }
 
+/// Drops all that arrives in this network namespace for so long.
+///
+/// # Errors
+/// As [`lock`].
+pub fn lock_everything(expiry: Duration) -> Result<()> {
+    ruleset::lock_everything(expiry)
+}
+
+/// Undoes [`lock_everything`]; locked addresses stay locked.
+///
+/// # Errors
+/// As [`lock`].
+pub fn unlock_everything() -> Result<()> {
+    ruleset::unlock_everything()
+}
+
 /// Removes the whole lock, if there is one.
 ///
 /// # Errors
@@ -51,10 +92,10 @@ pub fn unlock_all() -> Result<()> {
     ruleset::unlock_all()
 }
 
-/// The locked addresses, none when there is no lock.
+/// What is locked; nothing when there is no lock.
 ///
 /// # Errors
 /// As [`lock`].
-pub fn status() -> Result<BTreeSet<IpAddr>> {
+pub fn status() -> Result<Status> {
     ruleset::status()
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The rules of the lock's chain.
 
-use super::encode::{in_table, message, Family, CHAIN};
+use super::encode::{in_table, message, Family, CHAIN, EVERYTHING};
 use crate::netlink::nft::{be32, LIST_ELEM, NEWRULE};
 use crate::netlink::{Message, Result, Writer};
 
@@ -11,9 +11,26 @@ const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
 const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
+/// A key of `meta`.
+const NFPROTO: u32 = 15;
 
 /// GTPv1-U (3GPP TS 29.281, 4.4.2.1) and GTPv0 (GSM TS 09.60, 11.1.3).
 const GTP_PORTS: [u16; 2] = [2152, 3386];
+
+/// For a namespace that is locked as a whole: nothing but ICMPv6 gets through,
+/// without which no neighbour finds the host.
+pub(super) fn everything() -> Result<Vec<Message>> {
+    let neighbours = append(|e| {
+        protocol(e, libc::IPPROTO_ICMPV6)?;
+        verdict(e, ACCEPT)
+    })?;
+    let drop = append(|e| {
+        load_meta(e, NFPROTO)?;
+        lookup(e, EVERYTHING)?;
+        verdict(e, DROP)
+    })?;
+    Ok(vec![neighbours, drop])
+}
 
 /// The port on which this network namespace takes SCTP over UDP (RFC 6951), where it does.
 fn sctp_udp_port() -> Option<u16> {
@@ -76,21 +93,29 @@ const TRANSPORT_HEADER: u32 = 2;
 
 /// `ip daddr @SET`, and what `more` adds.
 fn rule(family: Family, more: impl FnOnce(&mut Writer) -> Result<()>) -> Result<Message> {
-    const NFPROTO: u32 = 15;
-    let mut w = in_table()?;
-    w.put_str(2, CHAIN)?;
-    w.nest(4, |e| {
+    append(|e| {
         load_meta(e, NFPROTO)?;
         compare(e, EQUAL, &[family.nfproto()])?;
         load_payload(e, NETWORK_HEADER, family.offset(), family.len())?;
-        expression(e, "lookup", |e| {
-            e.put_str(1, family.set())?;
-            be32(e, 2, REGISTER)
-        })?;
+        lookup(e, family.set())?;
         more(e)
-    })?;
+    })
+}
+
+/// A rule at the end of the chain.
+fn append(fill: impl FnOnce(&mut Writer) -> Result<()>) -> Result<Message> {
+    let mut w = in_table()?;
+    w.put_str(2, CHAIN)?;
+    w.nest(4, fill)?;
     let append = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
     Ok(message(NEWRULE, append, &w))
+}
+
+fn lookup(out: &mut Writer, set: &str) -> Result<()> {
+    expression(out, "lookup", |e| {
+        e.put_str(1, set)?;
+        be32(e, 2, REGISTER)
+    })
 }
 
 fn expression(

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::encode::{self, Family};
-use super::{rules, Error, Result};
+use super::{rules, Error, Result, Status};
 use crate::netlink::{self, nft, Message, Protocol, Socket};
 
 /// Reads and changes meet those of others so often before giving up.
@@ -21,18 +22,18 @@ fn missing(e: &netlink::Error) -> bool {
     e.errno() == Some(libc::ENOENT)
 }
 
-/// Adds, for each family present, the message `make` makes of its addresses.
+/// Calls `make` for the addresses of each family present, a thousand at a time: these stay far below the limit of a nest.
 fn by_family(
-    body: &mut Vec<Message>,
-    addrs: impl Iterator<Item = IpAddr> + Clone,
-    make: fn(Family, &[IpAddr]) -> netlink::Result<Message>,
+    addrs: &BTreeSet<IpAddr>,
+    mut make: impl FnMut(Family, &[IpAddr]) -> netlink::Result<()>,
 ) -> netlink::Result<()> {
     for family in Family::BOTH {
-        let some: Vec<IpAddr> = addrs.clone().filter(|a| Family::of(*a) == family).collect();
-        // A thousand at a time stay far below the limit of a nest.
-        for part in some.chunks(1000) {
-            body.push(make(family, part)?);
-        }
+        let some: Vec<IpAddr> = addrs
+            .iter()
+            .copied()
+            .filter(|a| Family::of(*a) == family)
+            .collect();
+        some.chunks(1000).try_for_each(|part| make(family, part))?;
     }
     Ok(())
 }
@@ -42,17 +43,16 @@ fn canonical(addrs: &[IpAddr]) -> BTreeSet<IpAddr> {
     addrs.iter().map(IpAddr::to_canonical).collect()
 }
 
-pub(super) fn lock(addrs: &[IpAddr]) -> Result<()> {
+/// Makes table, sets and rules, whether or not they are there, and carries out `more`.
+fn establish(more: &[Message]) -> Result<()> {
     let body = |rules: Vec<Message>| {
-        let mut body = vec![
-            encode::new_table()?,
-            encode::new_set(Family::V4, 1)?,
-            encode::new_set(Family::V6, 2)?,
-            encode::new_chain()?,
-            encode::flush_chain()?,
-        ];
+        let mut body = vec![encode::new_table()?];
+        body.extend(encode::new_sets()?);
+        body.push(encode::new_chain()?);
+        body.push(encode::flush_chain()?);
+        body.extend(rules::everything()?);
         body.extend(rules);
-        by_family(&mut body, canonical(addrs).iter().copied(), encode::add)?;
+        body.extend_from_slice(more);
         Ok::<_, netlink::Error>(body)
     };
     let all = [rules::always()?, rules::without_socket()?].concat();
@@ -65,21 +65,60 @@ pub(super) fn lock(addrs: &[IpAddr]) -> Result<()> {
     }
 }
 
+pub(super) fn lock(addrs: &[IpAddr], expiry: Duration) -> Result<()> {
+    let mut body = Vec::new();
+    by_family(&canonical(addrs), |family, part| {
+        body.extend(encode::add(family, part, expiry)?);
+        Ok(())
+    })?;
+    establish(&body)
+}
+
+pub(super) fn lock_everything(expiry: Duration) -> Result<()> {
+    establish(&encode::add_everything(expiry)?)
+}
+
 pub(super) fn unlock(addrs: &[IpAddr]) -> Result<()> {
     let unwanted = canonical(addrs);
-    for _ in 0..ATTEMPTS {
-        let locked = status()?;
-        if locked.is_subset(&unwanted) {
-            return unlock_all();
+    shrink(|now| {
+        let (gone, left): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) =
+            now.addresses.keys().partition(|a| unwanted.contains(a));
+        if left.is_empty() && now.everything.is_none() {
+            return Ok(None);
         }
         let mut body = Vec::new();
-        by_family(
-            &mut body,
-            locked.intersection(&unwanted).copied(),
-            encode::remove,
-        )?;
+        by_family(&gone, |family, part| {
+            body.push(encode::remove(family, part)?);
+            Ok(())
+        })?;
+        Ok(Some(body))
+    })
+}
+
+pub(super) fn unlock_everything() -> Result<()> {
+    shrink(|now| {
+        if now.addresses.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(match now.everything {
+            Some(_) => vec![encode::remove_everything()?],
+            None => Vec::new(),
+        }))
+    })
+}
+
+/// Carries out what `plan` makes of what is locked: the removal of some, or of the
+/// table with all there is.
+fn shrink(plan: impl Fn(&Status) -> netlink::Result<Option<Vec<Message>>>) -> Result<()> {
+    for _ in 0..ATTEMPTS {
+        let Some(body) = plan(&status()?)? else {
+            return unlock_all();
+        };
+        if body.is_empty() {
+            return Ok(());
+        }
         match transaction(&body) {
-            // Somebody else has unlocked one of them: look again.
+            // Somebody else has unlocked one of them, or its time was over: look again.
             Err(e) if missing(&e) => {}
             other => return Ok(other?),
         }
@@ -94,24 +133,42 @@ pub(super) fn unlock_all() -> Result<()> {
     }
 }
 
-pub(super) fn status() -> Result<BTreeSet<IpAddr>> {
+pub(super) fn status() -> Result<Status> {
     let mut socket = Socket::open(Protocol::Netfilter)?;
-    let mut found = BTreeSet::new();
+    let mut found = Status::default();
     for family in Family::BOTH {
-        for attempt in 1.. {
-            let read = socket.dump(encode::list(family)?, |payload| {
-                found.extend(encode::addresses(payload)?);
-                Ok::<(), netlink::Error>(())
-            });
-            match read {
-                Err(netlink::Error::Interrupted) if attempt < ATTEMPTS => {}
-                Err(e) if missing(&e) => break,
-                Err(e) => return Err(Error::from(e)),
-                Ok(()) => break,
+        for (key, left) in read(&mut socket, || encode::list(family))? {
+            if let Some(ip) = netlink::ip(&key) {
+                found.addresses.insert(ip, left);
             }
         }
     }
+    let everything = read(&mut socket, encode::list_everything)?;
+    found.everything = everything.into_iter().map(|(_, left)| left).min();
     Ok(found)
+}
+
+/// What is in a set; nothing where there is none.
+fn read(
+    socket: &mut Socket,
+    list: impl Fn() -> netlink::Result<Message>,
+) -> Result<Vec<(Vec<u8>, Duration)>> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let mut found = Vec::new();
+        let done = socket.dump(list()?, |payload| {
+            let some = encode::listed(payload)?;
+            found.extend(some.into_iter().map(|(key, left)| (key.to_vec(), left)));
+            Ok::<(), netlink::Error>(())
+        });
+        match done {
+            Err(netlink::Error::Interrupted) if attempt < ATTEMPTS => {}
+            Err(e) if missing(&e) => return Ok(Vec::new()),
+            Err(e) => return Err(Error::from(e)),
+            Ok(()) => return Ok(found),
+        }
+    }
 }
 
 #[cfg(test)]

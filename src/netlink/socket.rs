@@ -5,7 +5,7 @@ use std::io;
 
 use netlink_sys::protocols;
 use netlink_sys::SocketAddr;
-use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::sockopt::{ReceiveTimeout, SndBufForce};
 use nix::sys::time::TimeVal;
 
 use super::message::{verdict, Messages, DONE, DUMP_INTR, ERROR, OVERRUN};
@@ -25,6 +25,8 @@ const PATIENCE: i64 = 20;
 /// Send this many bytes or messages at once, then read the answers. Errors
 /// of so many messages fit the kernel's default receive buffer.
 const BATCH_BYTES: usize = 96 * 1024;
+/// What a send buffer takes in any case.
+const ROOM: usize = 64 * 1024;
 const BATCH_MESSAGES: usize = 128;
 
 /// Which part of the kernel a socket speaks to.
@@ -329,6 +331,10 @@ impl Socket {
         let last = self.seq;
         let seq = self.next_seq();
         end.write(seq, &mut bytes)?;
+        // A transaction is one send, whatever its size. Where this is not permitted the send tells.
+        if bytes.len() > ROOM {
+            let _ = nix::sys::socket::setsockopt(&self.inner, SndBufForce, &(2 * bytes.len()));
+        }
         self.send(&bytes)?;
         if body.is_empty() {
             return Ok(());

@@ -854,7 +854,7 @@ fn the_packet_lock_holds_over_udp() {
     repair.freeze(s.as_fd()).unwrap();
     let (image, _) = write(&mut repair, &s);
     let here = ["10.1.0.1".parse().unwrap()];
-    telecr::lock::lock(&here).unwrap();
+    telecr::lock::lock(&here, telecr::lock::LIMIT).unwrap();
     drop(s);
     // Nobody answers with an ABORT that there is no such association.
     send(&c, 1, b"meanwhile");

@@ -3,8 +3,15 @@
 
 use super::*;
 
+const WHILE: Duration = Duration::from_secs(60);
+
 fn set(text: &[&str]) -> BTreeSet<IpAddr> {
     text.iter().map(|t| t.parse().unwrap()).collect()
+}
+
+/// The locked addresses.
+fn locked() -> BTreeSet<IpAddr> {
+    status().unwrap().addresses.into_keys().collect()
 }
 
 /// Runs `f` in a new network namespace, or says why it cannot.
@@ -26,28 +33,28 @@ fn in_namespace(f: impl FnOnce() + Send + 'static) {
 #[test]
 fn locks_add_up_and_go() {
     in_namespace(|| {
-        assert_eq!(status().unwrap(), set(&[]));
+        assert_eq!(locked(), set(&[]));
         unlock_all().unwrap();
         unlock(&["192.0.2.1".parse().unwrap()]).unwrap();
 
         let a = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
-        lock(&a).unwrap();
-        lock(&a).unwrap();
-        lock(&[
-            "192.0.2.2".parse().unwrap(),
-            "::ffff:192.0.2.3".parse().unwrap(),
-        ])
+        lock(&a, WHILE).unwrap();
+        lock(&a, WHILE).unwrap();
+        lock(
+            &[
+                "192.0.2.2".parse().unwrap(),
+                "::ffff:192.0.2.3".parse().unwrap(),
+            ],
+            WHILE,
+        )
         .unwrap();
         assert_eq!(
-            status().unwrap(),
+            locked(),
             set(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"])
         );
 
         unlock(&["192.0.2.2".parse().unwrap(), "192.0.2.99".parse().unwrap()]).unwrap();
-        assert_eq!(
-            status().unwrap(),
-            set(&["192.0.2.1", "192.0.2.3", "2001:db8::1"])
-        );
+        assert_eq!(locked(), set(&["192.0.2.1", "192.0.2.3", "2001:db8::1"]));
 
         if let Ok(out) = std::process::Command::new("nft")
             .args(["list", "ruleset"])
@@ -55,17 +62,18 @@ fn locks_add_up_and_go() {
         {
             let text = String::from_utf8_lossy(&out.stdout);
             println!("{text}");
-            assert_eq!(text.matches("drop").count(), 10, "{text}");
+            assert_eq!(text.matches("drop").count(), 11, "{text}");
             for line in [
                 "ip daddr @local4 meta l4proto sctp drop",
                 "ip6 daddr @local6 meta l4proto sctp drop",
                 "ip daddr @local4 udp dport 2152 drop",
                 "ip6 daddr @local6 udp dport 3386 drop",
                 "ip daddr @local4 meta l4proto tcp drop",
+                "meta nfproto @everything drop",
             ] {
                 assert!(text.contains(line), "{line:?} is not in {text}");
             }
-            assert_eq!(text.matches("accept").count(), 3, "{text}");
+            assert_eq!(text.matches("accept").count(), 4, "{text}");
         }
 
         unlock(&[
@@ -74,7 +82,7 @@ fn locks_add_up_and_go() {
             "2001:db8::1".parse().unwrap(),
         ])
         .unwrap();
-        assert_eq!(status().unwrap(), set(&[]));
+        assert_eq!(locked(), set(&[]));
         unlock_all().unwrap();
     });
 }
@@ -85,7 +93,64 @@ fn three_thousand_addresses_are_one_transaction() {
         let many: Vec<IpAddr> = (0..3000u32)
             .map(|n| std::net::Ipv4Addr::from(0x0a00_0000 + n).into())
             .collect();
-        lock(&many).unwrap();
-        assert_eq!(status().unwrap().len(), 3000);
+        lock(&many, WHILE).unwrap();
+        assert_eq!(locked().len(), 3000);
+    });
+}
+
+#[test]
+fn the_whole_namespace_is_locked_beside_addresses() {
+    in_namespace(|| {
+        lock_everything(WHILE).unwrap();
+        let left = status().unwrap().everything.unwrap();
+        assert!(left <= WHILE && left > WHILE / 2, "{left:?}");
+        lock(&["192.0.2.1".parse().unwrap()], WHILE).unwrap();
+        lock_everything(2 * WHILE).unwrap();
+        assert!(status().unwrap().everything.unwrap() > WHILE);
+        unlock_everything().unwrap();
+        assert_eq!(status().unwrap().everything, None);
+        assert_eq!(locked(), set(&["192.0.2.1"]));
+        lock_everything(WHILE).unwrap();
+        unlock(&["192.0.2.1".parse().unwrap()]).unwrap();
+        assert!(status().unwrap().everything.is_some());
+        unlock_everything().unwrap();
+        assert!(status().unwrap().is_empty());
+        unlock_everything().unwrap();
+    });
+}
+
+#[test]
+fn a_lock_expires() {
+    in_namespace(|| {
+        lock(&["192.0.2.1".parse().unwrap()], Duration::from_millis(50)).unwrap();
+        lock_everything(Duration::from_millis(50)).unwrap();
+        let begin = std::time::Instant::now();
+        while !status().unwrap().is_empty() {
+            assert!(begin.elapsed() < WHILE, "{:?}", status());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        unlock_all().unwrap();
+    });
+}
+
+#[test]
+fn a_locked_namespace_answers_nothing() {
+    in_namespace(|| {
+        let up = std::process::Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(up.unwrap().success());
+        let refused = || {
+            let wait = Duration::from_millis(200);
+            let to = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
+            std::net::TcpStream::connect_timeout(&to, wait)
+                .unwrap_err()
+                .kind()
+        };
+        assert_eq!(refused(), std::io::ErrorKind::ConnectionRefused);
+        lock_everything(WHILE).unwrap();
+        assert_eq!(refused(), std::io::ErrorKind::TimedOut);
+        unlock_everything().unwrap();
+        assert_eq!(refused(), std::io::ErrorKind::ConnectionRefused);
     });
 }

@@ -275,7 +275,7 @@ impl Soak<'_> {
             }
             return Ok(());
         }
-        telecr::lock::lock(&self.addresses).map_err(|e| words("lock", &e))?;
+        telecr::lock::lock(&self.addresses, telecr::lock::LIMIT).map_err(|e| words("lock", &e))?;
         // In whatever order; the descriptors are replaced below.
         let nothing = || std::fs::File::open("/dev/null").expect("/dev/null").into();
         for n in &order {
@@ -286,7 +286,7 @@ impl Soak<'_> {
         std::thread::sleep(Duration::from_millis(self.rng.within(0..=outage)));
 
         self.net.enter(to);
-        telecr::lock::lock(&self.addresses).map_err(|e| words("lock", &e))?;
+        telecr::lock::lock(&self.addresses, telecr::lock::LIMIT).map_err(|e| words("lock", &e))?;
         self.net.give(to, &self.addresses);
         let mut repair = Repair::open().map_err(|e| words("open", &e))?;
         self.rng.shuffle(&mut images);

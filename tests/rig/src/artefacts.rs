@@ -10,7 +10,12 @@ use std::{
 use anyhow::{bail, ensure, Context, Result};
 use serde::Deserialize;
 
-use crate::{cache, image::Image, initrd::Archive, proto, tool};
+use crate::{
+    cache,
+    image::{self, Image},
+    initrd::Archive,
+    proto, tool,
+};
 
 /// The kernel series the guests' kernel belongs to.
 pub const SERIES: &str = "6.12";
@@ -46,6 +51,8 @@ pub enum Needs {
     Everything,
     /// The same, in larger guests.
     Bench,
+    /// The same, and podman.
+    Containers,
     /// Everything, with no `sctp.ko` loaded on source and destination.
     Unloaded,
     /// The patched module, and the tests of the library and of the series that need it.
@@ -56,10 +63,20 @@ impl Needs {
     /// Memory of a guest, in MiB.
     #[must_use]
     pub fn memory_mib(self) -> u32 {
-        if self == Self::Bench {
-            3072
+        match self {
+            Self::Bench => 3072,
+            Self::Containers => 1536,
+            _ => 640,
+        }
+    }
+
+    /// The disk of a guest.
+    #[must_use]
+    pub fn image(self) -> image::Kind {
+        if self == Self::Containers {
+            image::Kind::Containers
         } else {
-            640
+            image::Kind::Plain
         }
     }
 }
@@ -154,7 +171,10 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
         &["--package", "telecr", "--package", "telecr_plugin"],
     ]
     .concat();
-    let all = matches!(needs, Needs::Everything | Needs::Bench | Needs::Unloaded);
+    let all = matches!(
+        needs,
+        Needs::Everything | Needs::Bench | Needs::Containers | Needs::Unloaded
+    );
     let made = cargo(if all { &everything } else { &workloads }, &[])?;
     for name in [
         "mme-server",
@@ -164,6 +184,7 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
         "spgw",
         "ran-peer",
         "gtp-load",
+        "flood",
     ] {
         payload.add(&format!("/usr/bin/{name}"), 0o755, &find(&made, name)?)?;
     }

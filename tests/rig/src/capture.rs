@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Reads a capture back and counts what an SCTP peer would notice.
 
+pub mod answers;
 pub mod wake;
 
 use std::{

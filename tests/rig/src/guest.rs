@@ -68,6 +68,7 @@ pub struct Output {
 pub struct Guest {
     /// Its name.
     pub name: String,
+    number: u8,
     qemu: Child,
     agent: UnixStream,
     accel: Accel,
@@ -110,11 +111,18 @@ impl Guest {
         let alive = watchdog(qemu.id(), setup.accel.limit(HARD_SECONDS));
         Ok(Self {
             name: setup.name.to_string(),
+            number: setup.number,
             qemu,
             agent,
             accel: setup.accel,
             alive: Some(alive),
         })
+    }
+
+    /// Its own IPv4 address.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("10.45.0.{}", self.number)
     }
 
     /// Runs a program to its end, whatever that is.

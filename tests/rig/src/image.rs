@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The guests' root disk: a small Debian with its stock kernel, built once.
+//! The guests' root disks: a small Debian with its stock kernel, and one that runs containers; each built once.
 
 use std::{
     fs,
@@ -31,6 +31,48 @@ const PACKAGES: &[&str] = &[
     "iptables",
     "iperf3",
 ];
+
+/// What containers need beside them, and what runs in them.
+const FOR_CONTAINERS: &[&str] = &[
+    "podman",
+    "crun",
+    "runc",
+    "netavark",
+    "aardvark-dns",
+    "catatonit",
+    "conmon",
+    "libcriu2",
+    "conntrack",
+    "mariadb-server",
+    "mariadb-client",
+];
+
+/// Which disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// CRIU and tools.
+    Plain,
+    /// The same with podman.
+    Containers,
+}
+
+impl Kind {
+    /// What the cache calls it; none is the beginning of another.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "image",
+            Self::Containers => "containers",
+        }
+    }
+
+    fn packages(self) -> String {
+        let more: &[&str] = match self {
+            Self::Plain => &[],
+            Self::Containers => FOR_CONTAINERS,
+        };
+        [PACKAGES, more].concat().join(",")
+    }
+}
 
 /// Modules that must be there before the root disk can be mounted and the rig be heard.
 const BOOT_MODULES: &[&str] = &[
@@ -106,18 +148,19 @@ impl Image {
 }
 
 /// The image, from the cache or built now; `say` is told when that takes a while.
-pub fn get(say: &dyn Fn(&str)) -> Result<Image> {
+pub fn get(kind: Kind, say: &dyn Fn(&str)) -> Result<Image> {
     let sources = sources()?;
+    let packages = kind.packages();
     let key = cache::key(&[
         SUITE,
-        &PACKAGES.join(" "),
+        &packages,
         &sources,
         &BOOT_MODULES.join(" "),
         "layout 2",
     ]);
-    let dir = cache::build("image", &key, |dir| {
-        say("building the guests' disk (Debian from this machine's mirror; about a minute, once)");
-        build(dir, &sources)
+    let dir = cache::build(kind.name(), &key, |dir| {
+        say("building the guests' disk (Debian from this machine's mirror; a minute or two, once)");
+        build(dir, &packages, &sources)
     })?;
     let release = fs::read_to_string(dir.join("release"))?;
     Ok(Image {
@@ -127,7 +170,7 @@ pub fn get(say: &dyn Fn(&str)) -> Result<Image> {
     })
 }
 
-fn build(dir: &Path, sources: &str) -> Result<()> {
+fn build(dir: &Path, packages: &str, sources: &str) -> Result<()> {
     let list = dir.join("sources.list");
     fs::write(&list, sources)?;
     let tar = dir.join("root.tar");
@@ -136,7 +179,7 @@ fn build(dir: &Path, sources: &str) -> Result<()> {
     command
         .env("INITRD", "No")
         .args(["--quiet", "--variant=apt"])
-        .arg(format!("--include={}", PACKAGES.join(",")));
+        .arg(format!("--include={packages}"));
     command.arg("--aptopt=APT::Install-Recommends \"false\"");
     for waste in ["doc", "locale", "man", "info"] {
         command.arg(format!("--dpkgopt=path-exclude=/usr/share/{waste}/*"));

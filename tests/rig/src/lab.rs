@@ -43,6 +43,8 @@ pub const IMAGES: &str = "/var/tmp/img";
 const LEAKS: &str = "cd /sys/kernel/debug; [ -e kmemleak ] || exit 0; \
     sleep 6; echo scan > kmemleak; sleep 6; echo scan > kmemleak; cat kmemleak > /var/tmp/kmemleak.log; \
     grep -A 12 '^unreferenced' kmemleak | head -n 40";
+/// Where podman keeps CRIU's logs, from the root on.
+const CONTAINERS: &str = "var/lib/containers/storage/overlay-containers";
 
 /// What a scenario wants.
 #[derive(Clone, Copy, Debug)]
@@ -143,6 +145,15 @@ impl Lab {
             .context("this scenario has no destination")
     }
 
+    /// Both at once.
+    pub fn hosts(&mut self) -> Result<[&mut Guest; 2]> {
+        let dest = self
+            .dest
+            .as_mut()
+            .context("this scenario has no destination")?;
+        Ok([&mut self.source, dest])
+    }
+
     /// Makes the destination the source, and the other way round.
     pub fn swap(&mut self) -> Result<()> {
         let dest = self
@@ -157,6 +168,13 @@ impl Lab {
     pub fn wire(&self, port: u16, from: SystemTime, to: SystemTime) -> Result<capture::Wire> {
         self.switch.flush()?;
         Ok(capture::analyse(&fs::read(self.capture())?, port, from, to))
+    }
+
+    /// What hosts answered between two moments to packets they had no use for.
+    pub fn answers(&self, from: SystemTime, to: SystemTime) -> Result<capture::answers::Answers> {
+        self.switch.flush()?;
+        let pcap = fs::read(self.capture())?;
+        Ok(capture::answers::count(&pcap, from, to))
     }
 
     /// The capture's file.
@@ -198,7 +216,7 @@ impl Lab {
         let _ = self.switch.flush();
         let script = format!(
             "cd /; dmesg > /var/tmp/dmesg.log; ss -San > /var/tmp/ss.log 2>&1; nft list ruleset > /var/tmp/nft.log 2>&1; \
-             ip address > /var/tmp/ip.log; ps -eo pid,ppid,stat,wchan:32,args > /var/tmp/ps.log; tar -c $(find var/tmp {IMAGES} -name '*.log' -o -name '*.json' -o -name '*.pcap' | sort -u)"
+             ip address > /var/tmp/ip.log; ps -eo pid,ppid,stat,wchan:32,args > /var/tmp/ps.log; tar -c $(find var/tmp {IMAGES} {CONTAINERS} -name '*.log' -o -name '*.json' -o -name '*.pcap' 2> /dev/null | sort -u)"
         );
         for guest in self.guests() {
             let tar = format!("/var/tmp/{}.tar", guest.name);
@@ -216,7 +234,8 @@ impl Lab {
 
 /// The guests' disk; built anew if its kernel is not the one the patched module was built for.
 fn image_for(needs: Needs, say: &dyn Fn(&str)) -> Result<image::Image> {
-    let found = image::get(say)?;
+    let kind = needs.image();
+    let found = image::get(kind, say)?;
     if Kernel::chosen()? == Kernel::Debug {
         return found.with_kernel(&artefacts::modules(&|_| ())?);
     }
@@ -228,7 +247,7 @@ fn image_for(needs: Needs, say: &dyn Fn(&str)) -> Result<image::Image> {
         return Ok(found);
     }
     found.discard()?;
-    let fresh = image::get(say)?;
+    let fresh = image::get(kind, say)?;
     artefacts::matches(&module, &fresh.release)?;
     Ok(fresh)
 }
@@ -237,8 +256,9 @@ fn image_for(needs: Needs, say: &dyn Fn(&str)) -> Result<image::Image> {
 fn prepare(guest: &mut Guest, number: u8, needs: Needs) -> Result<()> {
     guest.sh(&format!(
         "ip link set lo up; sysctl -qw net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.eth0.ndisc_notify=1; \
-         ip link set eth0 up; ip address add 10.45.0.{number}/24 dev eth0; \
-         ip address add fd00:45::{number}/64 dev eth0 nodad; mkdir -p {IMAGES}"
+         ip link set eth0 up; ip address add {}/24 dev eth0; \
+         ip address add fd00:45::{number}/64 dev eth0 nodad; mkdir -p {IMAGES}",
+        guest.address()
     ))?;
     if Kernel::chosen()? == Kernel::Debug {
         // All but SCTP is built in.
@@ -255,9 +275,26 @@ fn prepare(guest: &mut Guest, number: u8, needs: Needs) -> Result<()> {
              insmod {GUEST_MODULES}/sctp.ko; insmod {GUEST_MODULES}/sctp_diag.ko"
         ))?;
     }
+    if needs == Needs::Containers {
+        podman(guest)?;
+    }
     // What CRIU finds out about a kernel only once should not count as dump time.
     if guest.name != "peer" {
         guest.run(&["sh", "-c", "criu check > /var/tmp/criu-check.log 2>&1"])?;
     }
+    Ok(())
+}
+
+/// What `make install` does for podman.
+fn podman(guest: &mut Guest) -> Result<()> {
+    let drop_in = include_bytes!("../../../podman/50-telecr.conf");
+    guest.put(
+        "/etc/containers/containers.conf.d/50-telecr.conf",
+        0o644,
+        drop_in,
+    )?;
+    guest.sh(
+        "mkdir -p /usr/libexec/telecr; ln -sfn ../../bin/telecr /usr/libexec/telecr/netavark",
+    )?;
     Ok(())
 }

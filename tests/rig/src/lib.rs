@@ -9,6 +9,7 @@ pub mod agent;
 pub mod artefacts;
 pub mod cache;
 pub mod capture;
+pub mod container;
 pub mod dkms;
 pub mod guest;
 pub mod image;

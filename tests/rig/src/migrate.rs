@@ -7,7 +7,7 @@ use anyhow::{ensure, Context, Result};
 
 use crate::{
     guest::{Guest, Output},
-    lab::{Lab, DEST4, IMAGES, PEER6},
+    lab::{Lab, IMAGES, PEER6},
     narrate::Narrator,
     outcome::Outcome,
 };
@@ -209,10 +209,11 @@ pub fn copy(lab: &mut Lab, paths: &[&str]) -> Result<u64> {
     lab.dest()?.until("the receiver to listen", 10.0, |g| {
         Ok(g.sh("ss -Htln")?.contains(&TRANSFER_PORT.to_string()))
     })?;
+    let to = lab.dest()?.address();
     let began = Instant::now();
     let paths: Vec<&str> = paths.iter().map(|p| p.trim_start_matches('/')).collect();
     lab.source.sh(&format!(
-        "tar -c -C / {} | socat -u STDIN TCP:{DEST4}:{TRANSFER_PORT}",
+        "tar -c -C / {} | socat -u STDIN TCP:{to}:{TRANSFER_PORT}",
         paths.join(" ")
     ))?;
     let code = lab.dest()?.wait(receiver, 60.0)?;

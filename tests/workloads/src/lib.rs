@@ -4,10 +4,11 @@
 //! `mme-server` and `enb-peer` are the two ends of S1AP-like conversations: many associations, several streams each,
 //! numbered messages both ways. Both keep an exact account, so that "lost" is a fact and not a guess.
 //!
-//! `spgw` and `ran-peer` are the two ends of GTP tunnels.
+//! `flood` sends again and again what `enb-peer` sends. `spgw` and `ran-peer` are the two ends of GTP tunnels.
 
 pub mod assoc;
 pub mod engine;
+pub mod frames;
 pub mod gtpnl;
 pub mod gtpu;
 mod hub;

@@ -157,3 +157,45 @@ pub fn asked() -> Asked {
         stop: STOP.load(Ordering::Relaxed),
     }
 }
+
+/// The ends of a unix socket that an SCTP socket is in flight through.
+pub fn in_flight() -> io::Result<[OwnedFd; 2]> {
+    let mut ends = [0; 2];
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+    // SAFETY: the kernel writes two descriptors into `ends`.
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) })?;
+    let ends = [owned(ends[0])?, owned(ends[1])?];
+    // SAFETY: no pointers are passed.
+    let cargo = owned(unsafe {
+        libc::socket(
+            libc::AF_INET,
+            libc::SOCK_STREAM | libc::SOCK_CLOEXEC,
+            libc::IPPROTO_SCTP,
+        )
+    })?;
+    let mut byte = [1u8];
+    let mut part = libc::iovec {
+        iov_base: byte.as_mut_ptr().cast(),
+        iov_len: 1,
+    };
+    let mut control = [0usize; 8];
+    // SAFETY: all-zero is a valid msghdr, and `control` has room for one descriptor and is aligned for its header.
+    unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = libc::CMSG_SPACE(4) as usize;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(4) as usize;
+        libc::CMSG_DATA(header)
+            .cast::<RawFd>()
+            .write(cargo.as_raw_fd());
+        if libc::sendmsg(ends[0].as_raw_fd(), &raw const message, 0) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(ends)
+}

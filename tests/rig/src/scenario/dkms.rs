@@ -33,7 +33,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let say = |words: &str| tell.step(words);
-    let image = image::get(&say)?;
+    let image = image::get(image::Kind::Plain, &say)?;
     let folder = format!("/usr/lib/modules/{}/updates/dkms", image.release);
     let modules = dkms::installed(&image, &say)?;
     for module in &modules {

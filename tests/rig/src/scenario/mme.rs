@@ -45,7 +45,6 @@ pub fn start(lab: &mut Lab) -> Result<Talk> {
 pub fn start_with(lab: &mut Lab, sockets: Sockets) -> Result<Talk> {
     lab.source.sh(&format!("rm -f {STATUS}"))?;
     migrate::own(&mut lab.source, &addresses())?;
-    lab.peer.sh(&format!("rm -f {STATUS}"))?;
     let (listen4, listen6) = (format!("{SERVICE4}:{PORT}"), format!("[{SERVICE6}]:{PORT}"));
     let mut argv = vec!["mme-server", "--listen", &listen4, "--listen", &listen6];
     if sockets == Sockets::One {
@@ -56,17 +55,58 @@ pub fn start_with(lab: &mut Lab, sockets: Sockets) -> Result<Talk> {
     lab.source.until("the server to listen", 10.0, |guest| {
         Ok(guest.get(STATUS).is_ok())
     })?;
-    let (bind4, bind6) = (format!("{PEER4}:40000"), format!("[{PEER6}]:40000"));
-    let count = ASSOCIATIONS.to_string();
-    let argv = [
-        ["enb-peer", "--associations", &count, "--status", STATUS],
-        ["--bind", &bind4, "--bind", &bind6, "--connect"],
-    ]
-    .concat();
-    let mut argv = [&argv[..], &[&listen4, "--connect", &listen6]].concat();
-    if sockets == Sockets::One {
-        argv.push("--multi-homed");
+    let peer = peers(lab, sockets)?;
+    Ok(Talk { server, peer })
+}
+
+/// Starts the peers of a server that listens or is about to, and waits until all associations are up.
+pub fn peers(lab: &mut Lab, sockets: Sockets) -> Result<i32> {
+    peers_of(lab, &S1, sockets)
+}
+
+/// A service and where its peers are.
+#[derive(Clone, Copy, Debug)]
+pub struct Service {
+    /// Its addresses; the peers take turns.
+    pub addresses: &'static [&'static str],
+    /// Its port.
+    pub port: u16,
+    /// The first port of the peers.
+    pub from: u16,
+    /// Where the peers' status goes.
+    pub status: &'static str,
+}
+
+/// The MME's.
+pub const S1: Service = Service {
+    addresses: &[SERVICE4, SERVICE6],
+    port: PORT,
+    from: 40000,
+    status: STATUS,
+};
+
+/// The same for any service.
+pub fn peers_of(lab: &mut Lab, service: &Service, sockets: Sockets) -> Result<i32> {
+    let status = service.status;
+    lab.peer.sh(&format!("rm -f {status}"))?;
+    let mut argv: Vec<String> = ["enb-peer", "--status", status, "--associations"]
+        .map(String::from)
+        .to_vec();
+    argv.push(ASSOCIATIONS.to_string());
+    for address in service.addresses {
+        let (own, to) = if address.contains(':') {
+            (format!("[{PEER6}]"), format!("[{address}]"))
+        } else {
+            (PEER4.to_owned(), (*address).to_owned())
+        };
+        let bind = format!("{own}:{}", service.from);
+        let connect = format!("{to}:{}", service.port);
+        argv.extend(["--bind".into(), bind, "--connect".into(), connect]);
     }
+    if sockets == Sockets::One {
+        argv.push("--multi-homed".into());
+    }
+    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
     let peer = lab.peer.spawn(&argv, "/var/tmp/enb-peer.log")?;
     lab.peer.until("all associations to be up", 30.0, |guest| {
         if let Some(code) = guest.ended(peer)? {
@@ -75,9 +115,9 @@ pub fn start_with(lab: &mut Lab, sockets: Sockets) -> Result<Talk> {
                 guest.sh("cat /var/tmp/enb-peer.log")?
             );
         }
-        Ok(guest.get(STATUS).is_ok())
+        Ok(guest.get(status).is_ok())
     })?;
-    Ok(Talk { server, peer })
+    Ok(peer)
 }
 
 /// The addresses that move, with their prefix lengths.
@@ -87,11 +127,16 @@ pub fn addresses() -> [&'static str; 2] {
 
 /// A fresh snapshot of either program.
 pub fn snapshot(guest: &mut Guest, pid: i32) -> Result<Status> {
-    let before = read(guest).map_or(0, |s| s.snapshot);
+    snapshot_at(guest, pid, STATUS)
+}
+
+/// The same from another status file.
+pub fn snapshot_at(guest: &mut Guest, pid: i32, path: &str) -> Result<Status> {
+    let before = read(guest, path).map_or(0, |s| s.snapshot);
     guest.signal(pid, libc::SIGUSR1)?;
     let mut status = Status::default();
     guest.until("a snapshot", 10.0, |g| {
-        status = read(g)?;
+        status = read(g, path)?;
         Ok(status.snapshot > before)
     })?;
     Ok(status)
@@ -117,19 +162,23 @@ pub fn runs_on(lab: &mut Lab, talk: &Talk) -> Result<()> {
 
 /// Lets both sides agree on the totals and returns the peer's account.
 pub fn settle(lab: &mut Lab, talk: &Talk) -> Result<Status> {
-    lab.peer.signal(talk.peer, libc::SIGUSR2)?;
+    settle_at(&mut lab.peer, talk.peer, STATUS)
+}
+
+/// The same with another status file.
+pub fn settle_at(peer: &mut Guest, pid: i32, path: &str) -> Result<Status> {
+    peer.signal(pid, libc::SIGUSR2)?;
     let mut status = Status::default();
-    let before = read(&mut lab.peer)?.snapshot;
-    lab.peer
-        .until("both sides to agree on the totals", 30.0, |g| {
-            status = read(g)?;
-            Ok(status.snapshot > before)
-        })?;
+    let before = read(peer, path)?.snapshot;
+    peer.until("both sides to agree on the totals", 30.0, |g| {
+        status = read(g, path)?;
+        Ok(status.snapshot > before)
+    })?;
     Ok(status)
 }
 
-fn read(guest: &mut Guest) -> Result<Status> {
-    serde_json::from_slice(&guest.get(STATUS)?).context("a status that is not one")
+fn read(guest: &mut Guest, path: &str) -> Result<Status> {
+    serde_json::from_slice(&guest.get(path)?).context("a status that is not one")
 }
 
 /// Judges the peer's account.
@@ -141,7 +190,7 @@ pub fn judge(before: &Status, after: &Status, outcome: &mut Outcome) {
     outcome.zero("duplicated", up.duplicated + down.duplicated);
     outcome.zero("reordered", up.reordered + down.reordered);
     outcome.zero("corrupted", up.corrupted + down.corrupted);
-    outcome.figure("peer_gap_ms", after.gap_ms);
+    outcome.worst("peer_gap_ms", after.gap_ms);
     outcome.require(after.settled, || {
         "the two sides did not agree on the totals".into()
     });

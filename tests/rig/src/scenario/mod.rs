@@ -6,15 +6,19 @@ mod bench;
 mod cli;
 mod companion;
 mod dkms;
+mod epc;
 mod explain;
+mod flood;
 mod gtp;
 mod gtp_netns;
 mod gtp_scale;
 mod hostile;
+mod hss;
 mod local;
 mod migrate_mme;
 mod migrate_socat;
 mod mme;
+mod podman;
 mod predump;
 mod repair;
 mod sockets;
@@ -74,6 +78,11 @@ pub const ALL: &[Scenario] = &[
     gtp::MIGRATE,
     gtp_netns::SCENARIO,
     gtp_scale::SCALE,
+    podman::MME,
+    epc::HSS,
+    epc::SPGW,
+    epc::EPC,
+    flood::SCENARIO,
     companion::SCENARIO,
     dkms::SCENARIO,
     bench::SCENARIO,

@@ -48,7 +48,7 @@ pub fn start(lab: &mut Lab, tunnels: u32, more: &[&str]) -> Result<Net> {
 pub fn start_in(lab: &mut Lab, below: &str, tunnels: u32, more: &[&str]) -> Result<Net> {
     let spgw = daemon(&mut lab.source, below, tunnels, more)?;
     gateway(&mut lab.source, below)?;
-    let ran = talk(lab, tunnels)?;
+    let ran = talk(lab, tunnels, &APART)?;
     let net = Net { spgw, ran, tunnels };
     all_served(&mut lab.peer, &net).context("before the move")?;
     Ok(net)
@@ -91,27 +91,58 @@ pub fn room_for_flows(guest: &mut Guest) -> Result<()> {
         .map(drop)
 }
 
-/// Makes a gateway of the host, as an operator would.
-fn gateway(guest: &mut Guest, below: &str) -> Result<()> {
+/// Makes a gateway of the host, or with `nsenter` of a container, as an operator would.
+pub fn gateway(guest: &mut Guest, nsenter: &str) -> Result<()> {
     room_for_flows(guest)?;
-    guest
-        .sh(&format!(
-            "{below} sh -ec \"sysctl -qw net.ipv4.ip_forward=1; \
-             ip address add 10.60.0.1/32 dev gtp0; ip route add {POOL} dev gtp0; nft add table ip sgi; \
-             nft 'add chain ip sgi out {{ type nat hook postrouting priority srcnat; }}'; \
-             nft add rule ip sgi out ip saddr {MASQUERADED} oifname eth0 masquerade\""
-        ))
-        .map(drop)
+    let script = format!(
+        "sysctl -qw net.ipv4.ip_forward=1; ip address add 10.60.0.1/32 dev gtp0; ip route add {POOL} dev gtp0; \
+         nft add table ip sgi; nft 'add chain ip sgi out {{ type nat hook postrouting priority srcnat; }}'; \
+         nft add rule ip sgi out ip saddr {MASQUERADED} oifname eth0 masquerade"
+    );
+    let path = "/var/tmp/gateway";
+    guest.put(path, 0o755, script.as_bytes())?;
+    guest.sh(&format!("{nsenter} sh -e {path}")).map(drop)
 }
 
+/// Who is where.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The SPGW, as eNBs know it.
+    pub spgw: &'static str,
+    /// The same, as the internet host's network knows it.
+    pub router: &'static str,
+    /// The internet host.
+    pub host: &'static str,
+}
+
+impl Place {
+    /// One network for both sides.
+    #[must_use]
+    pub fn one_network(spgw: &'static str) -> Self {
+        Self {
+            spgw,
+            router: spgw,
+            host: "10.45.0.4",
+        }
+    }
+}
+
+/// A network for either side.
+const APART: Place = Place {
+    spgw: SERVICE4,
+    router: SGI4,
+    host: HOST4,
+};
+
 /// Starts the eNB with its UEs and the internet host.
-fn talk(lab: &mut Lab, tunnels: u32) -> Result<i32> {
+pub fn talk(lab: &mut Lab, tunnels: u32, place: &Place) -> Result<i32> {
     lab.peer.sh(&format!(
-        "rm -f {STATUS}; ip address replace {HOST4}/24 dev eth0; ip route replace {ROUTED} via {SGI4}"
+        "rm -f {STATUS}; ip address replace {}/24 dev eth0; ip route replace {ROUTED} via {}",
+        place.host, place.router
     ))?;
-    let (count, host) = (tunnels.to_string(), format!("{HOST4}:7000"));
+    let (count, host) = (tunnels.to_string(), format!("{}:7000", place.host));
     let argv = [
-        ["ran-peer", "--bind", PEER4, "--spgw", SERVICE4, "--host"],
+        ["ran-peer", "--bind", PEER4, "--spgw", place.spgw, "--host"],
         [&host, "--tunnels", &count, "--status", STATUS, "--quick"],
     ]
     .concat();

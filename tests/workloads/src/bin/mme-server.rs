@@ -11,6 +11,7 @@ use clap::Parser;
 use telecr_workloads::{
     engine::Engine,
     sctp::{Socket, Style},
+    sys,
 };
 
 /// MME-like SCTP server with numbered messages
@@ -22,6 +23,9 @@ struct Options {
     /// One socket for all associations, bound to all addresses
     #[arg(long)]
     one_to_many: bool,
+    /// Leave one more SCTP socket on its way through a unix socket, where nothing can dump it
+    #[arg(long)]
+    in_flight: bool,
     /// Messages per second to each association
     #[arg(long, default_value_t = 20)]
     rate: u64,
@@ -33,6 +37,7 @@ struct Options {
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let mut engine = Engine::new("mme-server", options.status, options.rate)?;
+    let _ends = options.in_flight.then(sys::in_flight).transpose()?;
     if options.one_to_many {
         let socket = Socket::listen(&options.listen, Style::OneToMany)
             .with_context(|| format!("cannot listen on {:?}", options.listen))?;
