@@ -58,7 +58,10 @@ pub fn start_in(lab: &mut Lab, below: &str, tunnels: u32, more: &[&str]) -> Resu
 fn daemon(guest: &mut Guest, below: &str, tunnels: u32, more: &[&str]) -> Result<i32> {
     let count = tunnels.to_string();
     let below: Vec<&str> = below.split_whitespace().collect();
-    guest.sh(&format!("rm -f {CONTROL}"))?;
+    // Process ids that nobody else takes on the destination.
+    guest.sh(&format!(
+        "rm -f {CONTROL}; echo 20000 > /proc/sys/kernel/ns_last_pid"
+    ))?;
     let argv = [
         &below[..],
         &[
