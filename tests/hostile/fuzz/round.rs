@@ -88,13 +88,38 @@ pub fn run(rng: &mut Rng, sets: &Sets, tally: &mut Tally) {
         genl,
         refusal: String::new(),
     };
+    let mut before = users();
     for n in 0..PLAYS {
         round.story(format_args!(
             "play {n}, {} messages, interleaving {interleaving}, auth {auth}",
             round.tally.messages
         ));
         round.play(n, auth);
+        if tracing() {
+            // Of the sockets of this network namespace only the kernel's own is left.
+            let mut more = users();
+            for _ in 0..100 {
+                if more == before {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(30));
+                more = users();
+            }
+            round.story(format_args!(
+                "play {n} leaves {more} users of the module of {before}"
+            ));
+            before = more;
+        }
     }
+}
+
+fn tracing() -> bool {
+    std::env::var_os("TELECR_FUZZ_TRACE").is_some()
+}
+
+fn users() -> String {
+    let text = std::fs::read_to_string("/sys/module/sctp/refcnt");
+    text.unwrap_or_default().trim().to_string()
 }
 
 impl Round<'_> {
@@ -249,7 +274,7 @@ impl Round<'_> {
 
     /// A line on what is done, for a round that failed.
     fn story(&self, what: std::fmt::Arguments<'_>) {
-        if std::env::var_os("TELECR_FUZZ_TRACE").is_some() {
+        if tracing() {
             println!("  {what}");
         }
     }
@@ -323,6 +348,7 @@ impl Round<'_> {
         }
         // How often a message is changed: never, seldom, often.
         let chance = self.rng.pick(&[0, 5, 30, 80]);
+        self.story(format_args!("chance {chance}"));
         for (command, set, attrs) in &recorded {
             let mut attrs = attrs.clone();
             attrs[0] = named(&fd);

@@ -124,17 +124,18 @@ impl Plan {
         let delay_ms = rng.within(0..=30);
         let rto_min = rng.pick(&[60, 100, 200, 500]);
         let partially_reliable = rng.pick(&[0, 0, 20, 60]);
-        // A Linux receiver that is told to give messages up loses fragments of others: with interleaving whatever waits
-        // below the new cumulative TSN (sctp_intl_reasm_flushtsn()), else the rest of a message delivered in part
-        // (sctp_report_fwdtsn()). It does so without telecr, so such messages are short enough for one piece here.
-        let largest = match (partially_reliable > 0, interleaving) {
-            (true, true) => 300,
-            (true, false) => rng.pick(&[300, 3000]),
-            (false, _) => rng.pick(&[300, 3000, 40_000]),
+        // Linux without telecr loses messages where others are given up that need more than one chunk. A sender drops
+        // what it has not sent yet of one that it sent in part, and if that part was acknowledged no FORWARD TSN tells
+        // the receiver. A receiver of an I-FORWARD-TSN drops all fragments below the new cumulative TSN
+        // (sctp_intl_reasm_flushtsn()), and one of a FORWARD-TSN the rest of a message delivered in part
+        // (sctp_report_fwdtsn()). So such messages fit one chunk here.
+        let largest = if partially_reliable > 0 {
+            rng.pick(&[300, 1000])
+        } else {
+            rng.pick(&[300, 3000, 40_000])
         };
         let mut small = |of: &[u32]| rng.percent(30).then(|| rng.pick(of));
         let (receive_buffer, send_buffer) = (small(&[8192, 20_000]), small(&[9000, 30_000]));
-        let receive_buffer = receive_buffer.filter(|_| partially_reliable == 0 || largest == 300);
         Self {
             associations,
             server_moves: rng.percent(60),
