@@ -72,13 +72,13 @@ pub fn run(rng: &mut Rng, sets: &Sets, tally: &mut Tally) {
         ("sctp.addip_enable", "1"),
         ("sctp.addip_noauth_enable", "1"),
         ("sctp.reconf_enable", "1"),
-        // What is let loose with nonsense in it should end soon.
-        ("sctp.rto_min", "20"),
-        ("sctp.rto_initial", "20"),
-        ("sctp.rto_max", "100"),
-        ("sctp.association_max_retrans", "3"),
-        ("sctp.max_init_retransmits", "2"),
-        ("sctp.hb_interval", "50"),
+        // Much happens in a round: short times, and patience where the machine is slow.
+        ("sctp.rto_min", "50"),
+        ("sctp.rto_initial", "50"),
+        ("sctp.rto_max", "500"),
+        ("sctp.association_max_retrans", "50"),
+        ("sctp.max_init_retransmits", "20"),
+        ("sctp.hb_interval", "200"),
     ]);
     let genl = Genl::connect("sctp_repair").expect("the companion");
     let mut round = Round {
