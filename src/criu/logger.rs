@@ -68,8 +68,8 @@ fn stderr_of_runc() -> Option<std::fs::File> {
     if name.trim_end() != "runc" {
         return None;
     }
-    let path = format!("/proc/{caller}/fd/2");
-    OpenOptions::new().append(true).open(path).ok()
+    // The very descriptor: with one of our own the place in a file would be another.
+    super::fd_of(caller.as_raw(), 2).ok().map(Into::into)
 }
 
 /// Whether CRIU's log is standard error.

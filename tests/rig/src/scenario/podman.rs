@@ -9,7 +9,7 @@ use std::{
 use anyhow::{ensure, Context, Result};
 
 use super::{
-    mme::{self, Sockets, Talk},
+    mme::{self, Service, Sockets, Talk},
     Scenario,
 };
 use crate::{
@@ -78,18 +78,20 @@ fn mme(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
         (Network::Bridge, "crun"),
         (Network::Bridge, "runc"),
     ];
-    for runtime in ["crun", "runc"] {
-        refused(lab, runtime).with_context(|| format!("a refusal under {runtime}"))?;
+    for (round, runtime) in (0u16..).zip(["crun", "runc"]) {
+        refused(lab, runtime, &from_ports_of(round))
+            .with_context(|| format!("a refusal under {runtime}"))?;
     }
     tell.step("crun, runc: podman says why telecr refuses, and the container runs on");
     let mut prepared = Vec::new();
-    for (network, runtime) in setups {
+    for (round, (network, runtime)) in (1u16..).zip(setups) {
         if !prepared.contains(&network) {
             prepared.push(network);
             network.prepare(&mut lab.source)?;
             network.prepare(lab.dest()?)?;
         }
-        one(lab, &container(network, runtime), outcome)
+        let service = from_ports_of(round + 1);
+        one(lab, &container(network, runtime), &service, outcome)
             .with_context(|| format!("{network:?}, {runtime}"))?;
         tell.step(&format!(
             "{network:?}, {runtime}: moved and no peer noticed"
@@ -99,10 +101,23 @@ fn mme(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     Ok(())
 }
 
+/// Associations of their own for each round, so that the capture tells them apart.
+fn from_ports_of(round: u16) -> Service {
+    Service {
+        from: mme::S1.from + 100 * round,
+        ..mme::S1
+    }
+}
+
 /// Starts it on the source, moves it, and ends it on the destination, which is the next source.
-fn one(lab: &mut Lab, container: &Container<'_>, outcome: &mut Outcome) -> Result<()> {
+fn one(
+    lab: &mut Lab,
+    container: &Container<'_>,
+    service: &Service,
+    outcome: &mut Outcome,
+) -> Result<()> {
     container.start(lab)?;
-    let peer = mme::peers(lab, Sockets::Each)?;
+    let peer = mme::peers_of(lab, service, Sockets::Each)?;
     let talk = Talk { server: 0, peer };
     thread::sleep(Duration::from_secs(2));
     let before = mme::snapshot(&mut lab.peer, peer)?;
@@ -121,12 +136,12 @@ fn one(lab: &mut Lab, container: &Container<'_>, outcome: &mut Outcome) -> Resul
 }
 
 /// A container telecr refuses to dump: podman says why and what to do, and the container runs on.
-fn refused(lab: &mut Lab, runtime: &'static str) -> Result<()> {
+fn refused(lab: &mut Lab, runtime: &'static str, service: &Service) -> Result<()> {
     let mut refused = container(Network::Host, runtime);
     let command = [refused.command, &["--in-flight"]].concat();
     refused.command = &command;
     refused.start(lab)?;
-    let peer = mme::peers(lab, Sockets::Each)?;
+    let peer = mme::peers_of(lab, service, Sockets::Each)?;
     let argv = refused.checkpoint();
     let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
     let out = lab.source.run_within(&argv, &[], 120.0)?;
