@@ -3,6 +3,7 @@
 # make demo     the main job, narrated
 # make test     everything CI checks
 # make install  DESTDIR=... PREFIX=/usr
+# make deb      Debian packages, into target/deb
 # make bench-gtp   rates of tunnel tables beside a bare read and an acknowledged loop
 # make soak     200 seeds of associations that move at any instant (make test: 20)
 # make bench-sctp  cost per association beside CRIU's TCP, throughput beside the stock module
@@ -17,7 +18,7 @@ DKMS_SRC  := $(DESTDIR)$(PREFIX)/src/telecr-sctp-$(VERSION)
 SHELL     := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: all demo test setup fmt lint unit kernel rig soak bench-gtp bench-sctp install clean help
+.PHONY: all demo test setup fmt lint unit kernel rig soak bench-gtp bench-sctp install programs install-cli install-dkms deb clean help
 
 all: setup
 	cargo build --release --workspace --locked
@@ -35,7 +36,7 @@ test: fmt lint unit kernel rig
 
 fmt: setup
 	cargo fmt --all --check
-	shellcheck scripts/setup .ci/run kernel-patches/kp
+	shellcheck scripts/setup scripts/deb .ci/run kernel-patches/kp
 
 lint: setup
 	cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -59,15 +60,27 @@ soak: setup
 bench-sctp: setup
 	cargo rig bench-sctp
 
-install: all
+install: install-cli install-dkms
+
+# Not the whole workspace: the rig has its own way to build its agent, and makes packages while it runs.
+programs: setup
+	cargo build --release --locked --package telecr --package telecr_plugin
+
+install-cli: programs
 	install -D -m 755 $(RELEASE)/telecr $(DESTDIR)$(PREFIX)/bin/telecr
-	install -D -m 755 $(RELEASE)/libtelecr_plugin.so $(DESTDIR)$(PREFIX)/lib/criu/telecr_plugin.so
+	install -D -m 644 $(RELEASE)/libtelecr_plugin.so $(DESTDIR)$(PREFIX)/lib/criu/telecr_plugin.so
 	install -d $(DESTDIR)$(PREFIX)/libexec/telecr
 	ln -sfn ../../bin/telecr $(DESTDIR)$(PREFIX)/libexec/telecr/netavark
 	install -D -m 644 podman/50-telecr.conf $(DESTDIR)/etc/containers/containers.conf.d/50-telecr.conf
 	$(RELEASE)/telecr generate man $(DESTDIR)$(PREFIX)/share/man/man1
 	$(RELEASE)/telecr generate completions $(DESTDIR)$(PREFIX)/share
+
+install-dkms:
 	kernel-patches/kp dkms $(KERNELS) $(VERSION) $(DKMS_SRC)
+
+deb: programs
+	@scripts/setup deb
+	@scripts/deb $(VERSION)
 
 clean:
 	cargo clean

@@ -55,6 +55,10 @@ pub enum Needs {
     Containers,
     /// Everything, with no `sctp.ko` loaded on source and destination.
     Unloaded,
+    /// Everything, and Docker.
+    Docker,
+    /// Only the workloads, with no `sctp.ko` loaded, on a disk where `telecr-sctp-dkms` is installed.
+    Packages,
     /// The patched module, and the tests of the library and of the series that need it.
     Tests,
 }
@@ -65,7 +69,7 @@ impl Needs {
     pub fn memory_mib(self) -> u32 {
         match self {
             Self::Bench => 3072,
-            Self::Containers => 1536,
+            Self::Containers | Self::Docker => 1536,
             _ => 640,
         }
     }
@@ -73,11 +77,18 @@ impl Needs {
     /// The disk of a guest.
     #[must_use]
     pub fn image(self) -> image::Kind {
-        if self == Self::Containers {
-            image::Kind::Containers
-        } else {
-            image::Kind::Plain
+        match self {
+            Self::Containers => image::Kind::Containers,
+            Self::Docker => image::Kind::Docker,
+            Self::Packages => image::Kind::Packages,
+            _ => image::Kind::Plain,
         }
+    }
+
+    /// Is the patched module put into the guests?
+    #[must_use]
+    pub fn module(self) -> bool {
+        !matches!(self, Self::Workloads | Self::Packages)
     }
 }
 
@@ -173,7 +184,7 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
     .concat();
     let all = matches!(
         needs,
-        Needs::Everything | Needs::Bench | Needs::Containers | Needs::Unloaded
+        Needs::Everything | Needs::Bench | Needs::Containers | Needs::Docker | Needs::Unloaded
     );
     let made = cargo(if all { &everything } else { &workloads }, &[])?;
     for name in [
@@ -196,7 +207,7 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
             &find(&made, "libtelecr_plugin.so")?,
         )?;
     }
-    if needs != Needs::Workloads || Kernel::chosen()? == Kernel::Debug {
+    if needs.module() || (needs == Needs::Workloads && Kernel::chosen()? == Kernel::Debug) {
         let dir = modules(say)?;
         if needs == Needs::Tests {
             for test in fs::read_dir(dir.join("selftests"))? {

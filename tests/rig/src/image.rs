@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The guests' root disks: a small Debian with its stock kernel, and one that runs containers; each built once.
+//! The guests' root disks: a small Debian with its stock kernel, and the same with more in it; each built once.
 
 use std::{
     fs,
@@ -8,8 +8,9 @@ use std::{
 };
 
 use anyhow::{bail, Context, Result};
+use sha2::{Digest, Sha256};
 
-use crate::{cache, tool};
+use crate::{cache, packages, tool};
 
 /// Debian release of the guests.
 pub const SUITE: &str = "trixie";
@@ -47,6 +48,25 @@ const FOR_CONTAINERS: &[&str] = &[
     "mariadb-client",
 ];
 
+/// What Docker is made of.
+const FOR_DOCKER: &[&str] = &["docker.io", "docker-cli", "containerd", "runc"];
+
+/// What `telecr-sctp-dkms` depends on and recommends.
+const FOR_DKMS: &[&str] = &[
+    "dkms",
+    "linux-headers-amd64",
+    "linux-source-6.12",
+    "patch",
+    "xz-utils",
+];
+
+/// A shell command that lists the files of a guest, but for what any program may leave.
+pub const LIST: &str = "find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp \
+    -o -path /var/tmp -o -path /var/cache -o -path /var/log -o -path /newroot \\) -prune -o -print | LC_ALL=C sort";
+
+/// What it said before `telecr-sctp-dkms` was installed.
+pub const INVENTORY: &str = "/var/cache/before-telecr";
+
 /// Which disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -54,6 +74,10 @@ pub enum Kind {
     Plain,
     /// The same with podman.
     Containers,
+    /// The same with Docker and containerd.
+    Docker,
+    /// The same with `telecr-sctp-dkms` installed from its package.
+    Packages,
 }
 
 impl Kind {
@@ -62,6 +86,8 @@ impl Kind {
         match self {
             Self::Plain => "image",
             Self::Containers => "containers",
+            Self::Docker => "docker",
+            Self::Packages => "packages",
         }
     }
 
@@ -69,6 +95,8 @@ impl Kind {
         let more: &[&str] = match self {
             Self::Plain => &[],
             Self::Containers => FOR_CONTAINERS,
+            Self::Docker => FOR_DOCKER,
+            Self::Packages => FOR_DKMS,
         };
         [PACKAGES, more].concat().join(",")
     }
@@ -151,16 +179,25 @@ impl Image {
 pub fn get(kind: Kind, say: &dyn Fn(&str)) -> Result<Image> {
     let sources = sources()?;
     let packages = kind.packages();
+    let own = match kind {
+        Kind::Packages => Some(packages::make()?.dkms),
+        _ => None,
+    };
+    let hash = match &own {
+        Some(package) => format!("{:x}", Sha256::digest(fs::read(package)?)),
+        None => String::new(),
+    };
     let key = cache::key(&[
         SUITE,
         &packages,
         &sources,
         &BOOT_MODULES.join(" "),
         "layout 2",
+        &hash,
     ]);
     let dir = cache::build(kind.name(), &key, |dir| {
         say("building the guests' disk (Debian from this machine's mirror; a minute or two, once)");
-        build(dir, &packages, &sources)
+        build(dir, &packages, own.as_deref(), &sources)
     })?;
     let release = fs::read_to_string(dir.join("release"))?;
     Ok(Image {
@@ -170,7 +207,8 @@ pub fn get(kind: Kind, say: &dyn Fn(&str)) -> Result<Image> {
     })
 }
 
-fn build(dir: &Path, packages: &str, sources: &str) -> Result<()> {
+/// `own` is a package of ours to install beside those of Debian.
+fn build(dir: &Path, packages: &str, own: Option<&Path>, sources: &str) -> Result<()> {
     let list = dir.join("sources.list");
     fs::write(&list, sources)?;
     let tar = dir.join("root.tar");
@@ -183,6 +221,14 @@ fn build(dir: &Path, packages: &str, sources: &str) -> Result<()> {
     command.arg("--aptopt=APT::Install-Recommends \"false\"");
     for waste in ["doc", "locale", "man", "info"] {
         command.arg(format!("--dpkgopt=path-exclude=/usr/share/{waste}/*"));
+    }
+    if let Some(own) = own {
+        let package = format!("/{}", own.file_name().unwrap_or_default().to_string_lossy());
+        command.arg(format!("--customize-hook=copy-in {} /", own.display()));
+        command.arg(format!(
+            "--customize-hook=chroot \"$1\" sh -ec 'mv {package} /run/own.deb; {LIST} > {INVENTORY}; \
+             dpkg -i /run/own.deb; rm /run/own.deb' || {{ cat \"$1\"/var/lib/dkms/*/*/build/make.log >&2; exit 1; }}"
+        ));
     }
     tool::output(command.arg(SUITE).arg(&tar).arg(&list))?;
     // Owners and devices are kept without root's help, if need be.

@@ -18,6 +18,7 @@ pub mod lab;
 pub mod migrate;
 pub mod narrate;
 pub mod outcome;
+pub mod packages;
 pub mod proto;
 pub mod scenario;
 pub mod switch;

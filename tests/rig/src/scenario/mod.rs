@@ -5,7 +5,9 @@ mod bad_input;
 mod bench;
 mod cli;
 mod companion;
+mod deb;
 mod dkms;
+mod docker;
 mod epc;
 mod explain;
 mod flood;
@@ -85,6 +87,8 @@ pub const ALL: &[Scenario] = &[
     flood::SCENARIO,
     companion::SCENARIO,
     dkms::SCENARIO,
+    deb::SCENARIO,
+    docker::SCENARIO,
     bench::SCENARIO,
     gtp_scale::BENCH,
     migrate_mme::DEMO,
