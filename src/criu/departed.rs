@@ -121,16 +121,25 @@ pub(crate) fn evict(dir: &Path, gtp: HashSet<SocketAddr>) {
     if wanted.is_empty() {
         return;
     }
-    for pid in guards() {
-        if holds(pid, &wanted) {
-            log::info!("the sockets of an earlier dump, held by process {pid}, make room");
-            // The silence the guard has kept until now is the packet lock's from here
-            // on; it ends when the restored sockets wake, and outlasts a failed attempt.
-            if let Err(e) = lock::lock(&answering(&wanted), lock::LIMIT) {
-                log::warn!("packets may end the associations before they are restored: {e}");
+    let begin = Instant::now();
+    loop {
+        for pid in guards(names::DEPARTED) {
+            if holds(pid, &wanted) {
+                log::info!("the sockets of an earlier dump, held by process {pid}, make room");
+                // The silence the guard has kept until now is the packet lock's from here
+                // on; it ends when the restored sockets wake, and outlasts a failed attempt.
+                if let Err(e) = lock::lock(&answering(&wanted), lock::LIMIT) {
+                    log::warn!("packets may end the associations before they are restored: {e}");
+                }
+                end(pid);
             }
-            end(pid);
         }
+        // One whose tasks have only just died will be the next.
+        let settles = guards(names::GUARD).iter().any(|g| holds(*g, &wanted));
+        if !settles || begin.elapsed() > EVICTION {
+            return;
+        }
+        sleep(LOOK);
     }
 }
 
@@ -176,8 +185,9 @@ fn wanted(dir: &Path) -> HashSet<SocketAddr> {
     found
 }
 
-/// Guards on this host that have nothing to do but to hold sockets.
-fn guards() -> Vec<i32> {
+/// Guards on this host that go by this name: [`names::DEPARTED`] those that have
+/// nothing to do but to hold sockets.
+fn guards(name: &str) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -185,8 +195,7 @@ fn guards() -> Vec<i32> {
         .flatten()
         .filter_map(|e| e.file_name().to_str()?.parse().ok())
         .filter(|pid: &i32| {
-            fs::read_to_string(format!("/proc/{pid}/comm"))
-                .is_ok_and(|c| c.trim_end() == names::DEPARTED)
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim_end() == name)
         })
         .collect()
 }

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use pair::{accept, connected, listener, recv, send, set_number};
 use telecr::image;
+use telecr::lock;
 use telecr::netlink::local_addresses;
 use telecr::sctp::repair::Repair;
 use telecr::sctp::{dump, list, options, restore, Error, Summary};
@@ -35,8 +36,12 @@ fn moved(fd: OwnedFd) -> (OwnedFd, Summary) {
     repair.freeze(fd.as_fd()).unwrap();
     assert!(repair.is_frozen(fd.as_fd()).unwrap());
     let (image, dumped) = write(&mut repair, &fd);
+    // What the peer sends now would draw an ABORT.
+    let here: Vec<_> = local_addresses().unwrap().into_iter().collect();
+    lock::lock(&here, lock::LIMIT).unwrap();
     drop(fd);
     let (fd, restored) = read(&mut repair, &image).unwrap();
+    lock::unlock(&here).unwrap();
     assert_eq!(dumped, restored);
     // What was restored dumps the same way again.
     let (again, _) = write(&mut repair, &fd);

@@ -60,7 +60,7 @@ fn daemon(guest: &mut Guest, below: &str, tunnels: u32, more: &[&str]) -> Result
     let below: Vec<&str> = below.split_whitespace().collect();
     // Process ids that nobody else takes on the destination.
     guest.sh(&format!(
-        "rm -f {CONTROL}; echo 20000 > /proc/sys/kernel/ns_last_pid"
+        "rm -f {CONTROL}; cd /proc/sys/kernel; [ $(cat ns_last_pid) -ge 20000 ] || echo 20000 > ns_last_pid"
     ))?;
     let argv = [
         &below[..],
