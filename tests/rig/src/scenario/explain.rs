@@ -78,7 +78,7 @@ mkdir -p img empty
 bg() { setsid "$@" </dev/null >/dev/null 2>&1 & pid=$!; sleep 0.5; }
 dump() { criu dump -t $pid -D img -v4 -o dump.log "$@"; }
 restore() { criu restore -d -D img -v4 -o restore.log "$@"; }
-child() { for i in $(seq 50); do pid=$(pgrep -f "$1" | tail -n 1); [ -z "$pid" ] || return 0; sleep 0.1; done; false; }
+child() { for i in $(seq 50); do pid=$(pgrep -of "$1") && return 0; sleep 0.1; done; false; }
 gone() { while kill -0 $pid 2>/dev/null; do sleep 0.1; done; }
 "#;
 
@@ -108,7 +108,7 @@ const CASES: &[Case] = &[
     case("TCP at restore", "bg socat TCP-LISTEN:7303 PIPE; bg socat TCP:127.0.0.1:7303 PIPE; dump --tcp-established; restore", "TCP connection", "restore --tcp-established"),
     case("TCP address gone", "ip address add 10.9.9.9 dev lo; bg socat -u TCP-LISTEN:7304,bind=10.9.9.9 CREATE:out; dump; ip address del 10.9.9.9/32 dev lo; restore", "address", "ip address add"),
     case("TCP port taken", "bg socat -u TCP-LISTEN:7305 CREATE:out; dump; gone; bg socat -u TCP-LISTEN:7305 CREATE:out; restore", "taken", "ss -tulnp"),
-    case("terminal at restore", "setsid script -qc 'sh -c \"sleep 733; true\"' /dev/null </dev/null >/dev/null 2>&1 & child 'sh -c sleep 733'; dump --shell-job; restore", "terminal", "--shell-job"),
+    case("terminal at restore", "setsid script -qc 'sh -c \"sleep 733; true\"' /dev/null </dev/null >/dev/null 2>&1 & child '^sh -c sleep 733'; dump --shell-job; restore", "terminal", "--shell-job"),
     case("SCTP address gone", "ip address add 10.9.9.9 dev lo; bg socat SCTP4-LISTEN:7306,bind=10.9.9.9 PIPE; dump; ip address del 10.9.9.9/32 dev lo; restore", "10.9.9.9 is not on this host", "ip address add 10.9.9.9/32"),
 ];
 

@@ -135,15 +135,12 @@ fn moves(lab: &mut Lab, way: Way, outcome: &mut Outcome, tell: &Narrator) -> Res
             plug("epc"),
             settle(BELOW, &lock())
         ))?,
-        Way::Empty => {
-            let of_task = "nsenter -t $CRTOOLS_INIT_PID -n";
-            dest.sh(&format!(
-                "cat > {SCRIPT} <<'E'\n#!/bin/sh\nset -e\n[ \"$CRTOOLS_SCRIPT_ACTION\" = setup-namespaces ] || exit 0\n\
-                 {}\n{}\nE\nchmod +x {SCRIPT}",
-                plug("$CRTOOLS_INIT_PID"),
-                settle(of_task, &lock())
-            ))?
-        }
+        Way::Empty => dest.sh(&format!(
+            "cat > {SCRIPT} <<'E'\n#!/bin/sh\nset -e\n[ $CRTOOLS_SCRIPT_ACTION = setup-namespaces ] || exit 0\n\
+             ip netns attach epc $CRTOOLS_INIT_PID\n{}\n{}\nE\nchmod +x {SCRIPT}",
+            plug("epc"),
+            settle(BELOW, &lock())
+        ))?,
         Way::Dumped => String::new(),
     };
     if way == Way::External {
