@@ -230,17 +230,15 @@ fn rules() -> Result<Vec<NatRule>> {
     Ok(found.into_inner())
 }
 
+/// A text among attributes; empty where there is none.
+fn text(attrs: &Attrs<'_>, kind: u16) -> netlink::Result<String> {
+    let found = attrs.find(kind)?.map(get_str).transpose()?;
+    Ok(found.unwrap_or_default().to_owned())
+}
+
 /// A rule and its handle.
 fn rule(payload: &[u8]) -> netlink::Result<Option<(NatRule, Vec<u8>)>> {
     let attrs = Attrs::new(payload.get(4..).unwrap_or_default());
-    let text = |kind| -> netlink::Result<String> {
-        Ok(attrs
-            .find(kind)?
-            .map(get_str)
-            .transpose()?
-            .unwrap_or_default()
-            .to_owned())
-    };
     let (Some(expressions), Some(handle)) =
         (attrs.find(RULE_EXPRESSIONS)?, attrs.find(RULE_HANDLE)?)
     else {
@@ -248,8 +246,8 @@ fn rule(payload: &[u8]) -> netlink::Result<Option<(NatRule, Vec<u8>)>> {
     };
     let found = NatRule {
         family: payload.first().copied().unwrap_or_default().into(),
-        table: text(RULE_TABLE)?,
-        chain: text(RULE_CHAIN)?,
+        table: text(&attrs, RULE_TABLE)?,
+        chain: text(&attrs, RULE_CHAIN)?,
         expressions: expressions.to_vec(),
         userdata: attrs.find(RULE_USERDATA)?.map(<[u8]>::to_vec),
         ..NatRule::default()
@@ -275,14 +273,6 @@ fn chains() -> Result<HashMap<ChainKey, NatRule>> {
 
 fn chain(payload: &[u8]) -> netlink::Result<Option<(ChainKey, NatRule)>> {
     let attrs = Attrs::new(payload.get(4..).unwrap_or_default());
-    let text = |kind| -> netlink::Result<String> {
-        Ok(attrs
-            .find(kind)?
-            .map(get_str)
-            .transpose()?
-            .unwrap_or_default()
-            .to_owned())
-    };
     let number = |attrs: &Attrs<'_>, kind| -> netlink::Result<Option<u32>> {
         let value = attrs.find(kind)?.and_then(|v| v.try_into().ok());
         Ok(value.map(u32::from_be_bytes))
@@ -293,11 +283,11 @@ fn chain(payload: &[u8]) -> netlink::Result<Option<(ChainKey, NatRule)>> {
     let family: u32 = payload.first().copied().unwrap_or_default().into();
     let base = NatRule {
         family,
-        table: text(CHAIN_TABLE)?,
-        chain: text(CHAIN_NAME)?,
+        table: text(&attrs, CHAIN_TABLE)?,
+        chain: text(&attrs, CHAIN_NAME)?,
         hook: number(&hook, 1)?.unwrap_or_default(),
         priority: i32::from_ne_bytes(number(&hook, 2)?.unwrap_or_default().to_ne_bytes()),
-        chain_type: text(CHAIN_TYPE)?,
+        chain_type: text(&attrs, CHAIN_TYPE)?,
         policy: number(&attrs, CHAIN_POLICY)?.unwrap_or(1),
         ..NatRule::default()
     };
