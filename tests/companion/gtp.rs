@@ -122,6 +122,51 @@ fn a_restored_link_is_dumped_the_same() {
 
 #[test]
 #[ignore = "needs root and the GTP driver"]
+fn two_links_of_both_roles_with_their_masquerade() {
+    alone(&[]);
+    let other = GtpLink {
+        ifindex: LINK + 1,
+        name: "gtp1".into(),
+        role: 1,
+        local: Some(vec![10, 1, 0, 2]),
+        ..gtp0()
+    };
+    let first = GtpLink {
+        local: Some(vec![10, 1, 0, 1]),
+        ..gtp0()
+    };
+    let mut of_other = tunnels(&[1, 2]);
+    of_other.ifindex = LINK + 1;
+    let made = restored(&image_of([
+        Body::GtpLink(first),
+        Body::GtpLink(other),
+        Body::GtpTunnels(tunnels(&[1, 2, 3])),
+        Body::GtpTunnels(of_other),
+    ]));
+    assert_eq!(made.unwrap().tunnels, 5);
+    sh(
+        "ip route add 11.0.0.0/16 dev gtp0; ip route add 12.0.0.0/16 dev gtp1; \
+        iptables-nft -t nat -A POSTROUTING -s 11.0.0.0/16 -j MASQUERADE; \
+        iptables-nft -t nat -A POSTROUTING -s 13.0.0.0/16 -j MASQUERADE; \
+        nft 'add table ip sgi; add chain ip sgi out { type nat hook postrouting priority 90; }'; \
+        nft add rule ip sgi out ip saddr 12.0.0.0/17 masquerade",
+    );
+    let image = diff::live().unwrap();
+    sh("ip link delete gtp0; ip link delete gtp1; nft flush ruleset");
+    let summary = restored(&image).unwrap();
+    assert_eq!((summary.links, summary.tunnels), (2, 5));
+    sh(
+        "iptables-nft -t nat -S POSTROUTING | grep -q -e '-s 11.0.0.0/16 -j MASQUERADE'; \
+        ! iptables-nft -t nat -S | grep -q 13.0.0.0; \
+        nft list chain ip sgi out | grep -q 'ip saddr 12.0.0.0/17 masquerade'",
+    );
+    let now = diff::live().unwrap();
+    let count = diff::diff(&mut open(&image), &mut open(&now), |d| panic!("{d:?}"));
+    assert_eq!(count.unwrap(), 0);
+}
+
+#[test]
+#[ignore = "needs root and the GTP driver"]
 fn a_tunnel_twice_is_named() {
     alone(&[]);
     let twice = image_of([Body::GtpLink(gtp0()), Body::GtpTunnels(tunnels(&[1, 2, 1]))]);
