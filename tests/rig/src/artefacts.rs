@@ -10,10 +10,12 @@ use std::{
 use anyhow::{ensure, Context, Result};
 use serde::Deserialize;
 
-use crate::{cache, image::Image, initrd::Archive, proto, tool};
-
-/// The kernel series the guests' kernel belongs to.
-pub const SERIES: &str = "6.12";
+use crate::{
+    cache,
+    image::{Image, Kernel},
+    initrd::Archive,
+    proto, tool,
+};
 
 /// What a scenario needs in its guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,10 @@ pub enum Needs {
     Unloaded,
     /// The patched module, and the tests of the library and of the series that need it.
     Tests,
+    /// The same on another kernel than Debian 13's.
+    TestsOn(Kernel),
+    /// Everything, on a host for each kernel.
+    Kernels,
 }
 
 impl Needs {
@@ -123,8 +129,8 @@ pub fn agent() -> Result<PathBuf> {
     find(&made, "rig-agent")
 }
 
-/// Builds what the guests need.
-pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
+/// Builds what guests with this kernel need.
+pub fn payload(needs: Needs, kernel: Kernel, say: &dyn Fn(&str)) -> Result<Payload> {
     let mut payload = Payload::default();
     let workloads = ["build", "--package", "telecr-workloads"];
     let everything = [
@@ -132,7 +138,10 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
         &["--package", "telecr", "--package", "telecr_plugin"],
     ]
     .concat();
-    let all = matches!(needs, Needs::Everything | Needs::Bench | Needs::Unloaded);
+    let all = matches!(
+        needs,
+        Needs::Everything | Needs::Bench | Needs::Unloaded | Needs::Kernels
+    );
     let made = cargo(if all { &everything } else { &workloads }, &[])?;
     for name in [
         "mme-server",
@@ -154,8 +163,8 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
         )?;
     }
     if needs != Needs::Workloads {
-        let dir = modules(say)?;
-        if needs == Needs::Tests {
+        let dir = modules(kernel, say)?;
+        if matches!(needs, Needs::Tests | Needs::TestsOn(_)) {
             for test in fs::read_dir(dir.join("selftests"))? {
                 let test = test?;
                 let name = test.file_name().to_string_lossy().into_owned();
@@ -183,14 +192,16 @@ fn companion_tests() -> Result<PathBuf> {
 }
 
 /// The folder with the patched modules.
-pub fn modules(say: &dyn Fn(&str)) -> Result<PathBuf> {
-    if let Some(dir) = env::var_os("TELECR_KO_DIR") {
+pub fn modules(kernel: Kernel, say: &dyn Fn(&str)) -> Result<PathBuf> {
+    if let Some(dir) = env::var_os("TELECR_KO_DIR").filter(|_| kernel == Kernel::V6_12) {
         return Ok(dir.into());
     }
-    say("building the patched sctp.ko");
-    let out = tool::output(
-        Command::new(tool::repository()?.join("kernel-patches/kp")).args(["build", SERIES]),
-    )?;
+    say(&format!(
+        "building the patched sctp.ko for {}",
+        kernel.series()
+    ));
+    let kp = tool::repository()?.join("kernel-patches/kp");
+    let out = tool::output(Command::new(kp).args(["build", kernel.series()]))?;
     let text = String::from_utf8(out)?;
     let dir = text
         .lines()

@@ -32,7 +32,7 @@ const IDLE_SECONDS: f64 = 15.0;
 pub struct Setup<'a> {
     /// Its name, also its host name.
     pub name: &'a str,
-    /// Tells its MAC address from the others'.
+    /// Tells its addresses from the others'.
     pub number: u8,
     /// Where its sockets and its console log go.
     pub dir: &'a Path,
@@ -68,6 +68,8 @@ pub struct Output {
 pub struct Guest {
     /// Its name.
     pub name: String,
+    /// Tells its addresses from the others'.
+    pub number: u8,
     qemu: Child,
     agent: UnixStream,
     accel: Accel,
@@ -110,6 +112,7 @@ impl Guest {
         let alive = watchdog(qemu.id(), setup.accel.limit(HARD_SECONDS));
         Ok(Self {
             name: setup.name.to_string(),
+            number: setup.number,
             qemu,
             agent,
             accel: setup.accel,

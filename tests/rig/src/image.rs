@@ -11,8 +11,67 @@ use anyhow::{bail, Context, Result};
 
 use crate::{cache, tool};
 
-/// Debian release of the guests.
+/// Debian release of the guests, whatever their kernel.
 pub const SUITE: &str = "trixie";
+
+/// A kernel for the guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// Debian 12's.
+    V6_1,
+    /// Debian 13's, which most guests run.
+    V6_12,
+    /// Debian sid's.
+    V7_2,
+}
+
+impl Kernel {
+    /// Its series, as `kp` knows it.
+    #[must_use]
+    pub fn series(self) -> &'static str {
+        match self {
+            Self::V6_1 => "6.1",
+            Self::V6_12 => "6.12",
+            Self::V7_2 => "7.2",
+        }
+    }
+
+    /// The Debian release it comes with, and the packages to choose. CRIU 4.1 cannot dump on Linux 6.16 and later; the
+    /// newer one comes with two libraries, and the third would follow it if it were not told to stay.
+    fn origin(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Self::V6_1 => ("bookworm", &["linux-image-amd64/bookworm"]),
+            Self::V6_12 => (SUITE, &[]),
+            Self::V7_2 => (
+                "sid",
+                &[
+                    "linux-image-amd64/sid",
+                    "criu/sid",
+                    "libcompel1/sid",
+                    "libnl-3-200/sid",
+                    "libnftables1/trixie",
+                ],
+            ),
+        }
+    }
+
+    /// What the cache calls its disk; no dash, which would make it one of the other kind.
+    fn kind(self) -> String {
+        match self {
+            Self::V6_12 => "image".to_string(),
+            other => format!("image{}", other.series()),
+        }
+    }
+
+    /// What `apt-get install` is given; the order matters to it.
+    fn packages(self) -> String {
+        let (_, chosen) = self.origin();
+        let is_chosen = |p: &str| chosen.iter().any(|c| c.split('/').next() == Some(p));
+        let usual = PACKAGES.iter().filter(|p| !is_chosen(p));
+        let all: Vec<&str> = chosen.iter().chain(usual).copied().collect();
+        all.join(" ")
+    }
+}
 
 const PACKAGES: &[&str] = &[
     "linux-image-amd64",
@@ -79,24 +138,27 @@ impl Image {
 }
 
 /// The image, from the cache or built now; `say` is told when that takes a while.
-pub fn get(say: &dyn Fn(&str)) -> Result<Image> {
-    let sources = sources()?;
+pub fn get(kernel: Kernel, say: &dyn Fn(&str)) -> Result<Image> {
+    let sources = sources(kernel)?;
     let key = cache::key(&[
         SUITE,
-        &PACKAGES.join(" "),
+        &kernel.packages(),
         &sources,
         &BOOT_MODULES.join(" "),
         "layout 2",
     ]);
-    let dir = cache::build("image", &key, |dir| {
-        say("building the guests' disk (Debian from this machine's mirror; about a minute, once)");
-        build(dir, &sources)
+    let dir = cache::build(&kernel.kind(), &key, |dir| {
+        say(&format!(
+            "building the disk of guests with Linux {} (Debian from this machine's mirror; about a minute, once)",
+            kernel.series()
+        ));
+        build(dir, kernel, &sources)
     })?;
     let release = fs::read_to_string(dir.join("release"))?;
     Ok(Image { dir, release })
 }
 
-fn build(dir: &Path, sources: &str) -> Result<()> {
+fn build(dir: &Path, kernel: Kernel, sources: &str) -> Result<()> {
     let list = dir.join("sources.list");
     fs::write(&list, sources)?;
     let tar = dir.join("root.tar");
@@ -105,8 +167,11 @@ fn build(dir: &Path, sources: &str) -> Result<()> {
     command
         .env("INITRD", "No")
         .args(["--quiet", "--variant=apt"])
-        .arg(format!("--include={}", PACKAGES.join(",")));
+        .arg(format!("--include={}", kernel.packages().replace(' ', ",")));
     command.arg("--aptopt=APT::Install-Recommends \"false\"");
+    command.arg(format!("--aptopt=APT::Default-Release \"{SUITE}\""));
+    // The lists of sid are valid for a week: a mirror that is behind will do.
+    command.arg("--aptopt=Acquire::Check-Valid-Until \"false\"");
     for waste in ["doc", "locale", "man", "info"] {
         command.arg(format!("--dpkgopt=path-exclude=/usr/share/{waste}/*"));
     }
@@ -162,7 +227,7 @@ fn pick_modules(dir: &Path) -> Result<()> {
 }
 
 /// Package sources for the guests: the mirror the host itself uses.
-pub fn sources() -> Result<String> {
+pub fn sources(kernel: Kernel) -> Result<String> {
     let files = Path::new("/etc/apt");
     let mut text = fs::read_to_string(files.join("sources.list")).unwrap_or_default();
     let mut deb822 = String::new();
@@ -184,7 +249,12 @@ pub fn sources() -> Result<String> {
     let uri = mirror(&text, &deb822, codename).context(
         "no Debian mirror in /etc/apt: the guests are made from the one this machine uses",
     )?;
-    Ok(format!("deb {uri} {SUITE} main\n"))
+    let mut suites = vec![SUITE, kernel.origin().0];
+    suites.dedup();
+    Ok(suites
+        .iter()
+        .map(|suite| format!("deb {uri} {suite} main\n"))
+        .collect())
 }
 
 /// The address of `codename`'s main archive, from one-line and deb822 sources.

@@ -17,7 +17,7 @@ use telecr_rig::scenario;
     after_help = "\
 TELECR_CACHE       where guests are cached (default: telecr in the user's cache folder)
 TELECR_RIG_ACCEL   kvm or tcg instead of what a probe finds
-TELECR_KO_DIR      a folder with sctp.ko and sctp_diag.ko to use instead of `kernel-patches/kp build`"
+TELECR_KO_DIR      a folder with sctp.ko and sctp_diag.ko to use instead of `kernel-patches/kp build 6.12`"
 )]
 struct Options {
     /// Scenarios to run, `all`, or `list`

@@ -8,7 +8,8 @@ use anyhow::{ensure, Context, Result};
 use super::{mme, Scenario};
 use crate::{
     artefacts::Needs,
-    dkms, image,
+    dkms,
+    image::{self, Kernel},
     lab::{Lab, Plan},
     narrate::Narrator,
     outcome::Outcome,
@@ -33,7 +34,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let say = |words: &str| tell.step(words);
-    let image = image::get(&say)?;
+    let image = image::get(Kernel::V6_12, &say)?;
     let folder = format!("/usr/lib/modules/{}/updates/dkms", image.release);
     let modules = dkms::installed(&image, &say)?;
     for module in &modules {

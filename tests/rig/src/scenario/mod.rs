@@ -10,6 +10,7 @@ mod explain;
 mod gtp;
 mod gtp_netns;
 mod gtp_scale;
+mod kernels;
 mod local;
 mod migrate_mme;
 mod migrate_socat;
@@ -55,6 +56,8 @@ pub const ALL: &[Scenario] = &[
     stock::SCENARIO,
     stock::PATCHED,
     repair::SCENARIO,
+    kernels::OLD,
+    kernels::NEW,
     local::SCENARIO,
     sockets::SCENARIO,
     cli::SCENARIO,
@@ -64,6 +67,7 @@ pub const ALL: &[Scenario] = &[
     migrate_mme::MANY,
     predump::SCENARIO,
     predump::PAGE_SERVER,
+    kernels::CROSS,
     wakeup::SCENARIO,
     bad_input::SCENARIO,
     explain::SCENARIO,
