@@ -14,6 +14,7 @@ mod gtp_netns;
 mod gtp_scale;
 mod hostile;
 mod hss;
+mod kernels;
 mod local;
 mod migrate_mme;
 mod migrate_socat;
@@ -62,6 +63,8 @@ pub const ALL: &[Scenario] = &[
     repair::SCENARIO,
     hostile::SOAK,
     hostile::FUZZ,
+    kernels::OLD,
+    kernels::NEW,
     local::SCENARIO,
     sockets::SCENARIO,
     cli::SCENARIO,
@@ -71,6 +74,7 @@ pub const ALL: &[Scenario] = &[
     migrate_mme::MANY,
     predump::SCENARIO,
     predump::PAGE_SERVER,
+    kernels::CROSS,
     wakeup::SCENARIO,
     bad_input::SCENARIO,
     explain::SCENARIO,
