@@ -57,6 +57,7 @@ fn local(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     tell.step("source: SPGW with 350 tunnels of all kinds, every UE is served");
 
     by_hand(&mut lab.source, &net)?;
+    no_driver(&mut lab.peer)?;
     tell.step("telecr gtp dump, diff, list: what is in the kernel is in the image");
 
     let out = migrate::dump(&mut lab.source, net.spgw, &["--leave-running"])?;
@@ -128,6 +129,20 @@ fn by_hand(guest: &mut Guest, net: &Net) -> Result<()> {
         refused.stderr
     );
     same(guest, "", "/var/tmp/a.img")
+}
+
+/// A host whose kernel has no driver says so, and what to do.
+fn no_driver(guest: &mut Guest) -> Result<()> {
+    guest.sh("echo 'install gtp /bin/false' > /etc/modprobe.d/no-gtp.conf")?;
+    let out = guest.run(&["telecr", "gtp", "dump", "/var/tmp/none.img"])?;
+    ensure!(
+        out.code != 0 && out.stderr.contains("no GTP driver; modprobe gtp"),
+        "without a driver: {} {}{}",
+        out.code,
+        out.stdout,
+        out.stderr
+    );
+    Ok(())
 }
 
 /// Fails unless the kernel has what an image says.

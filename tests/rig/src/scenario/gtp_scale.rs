@@ -60,6 +60,9 @@ struct Row {
     dump_us: u64,
     fill_us: u64,
     restore_us: u64,
+    /// What of them the kernel took.
+    dump_system_us: u64,
+    restore_system_us: u64,
     dump_rss_kib: u64,
     restore_rss_kib: u64,
 }
@@ -110,17 +113,19 @@ fn bench(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
         rows.push(row);
     }
     tell.heading(
-        "  tunnels   read ms   dump ms   ratio   fill ms   restore ms   ratio   bytes each",
+        "  tunnels   read ms   dump ms (kernel)   ratio   fill ms   restore ms (kernel)   ratio   bytes each",
     );
     for r in &rows {
         tell.heading(&format!(
-            "{:9} {:9} {:9} {:7.2} {:9} {:12} {:7.2} {:12}",
+            "{:9} {:9} {:9} {:8} {:7.2} {:9} {:12} {:8} {:7.2} {:12}",
             r.tunnels,
             r.read_us / 1000,
             r.dump_us / 1000,
+            r.dump_system_us / 1000,
             r.dump_ratio(),
             r.fill_us / 1000,
             r.restore_us / 1000,
+            r.restore_system_us / 1000,
             r.restore_ratio(),
             r.image_bytes / u64::from(r.tunnels)
         ));
@@ -149,6 +154,8 @@ fn measure(guest: &mut Guest, tunnels: u32, rounds: u32, tell: &Narrator) -> Res
             dump_us: number(&dump, "us")?,
             fill_us: number(&fill, "us")?,
             restore_us: number(&restore, "us")?,
+            dump_system_us: number(&dump, "system_us")?,
+            restore_system_us: number(&restore, "system_us")?,
             dump_rss_kib: number(&dump, "rss_kib")?,
             restore_rss_kib: number(&restore, "rss_kib")?,
         };
@@ -159,6 +166,8 @@ fn measure(guest: &mut Guest, tunnels: u32, rounds: u32, tell: &Narrator) -> Res
                 dump_us: b.dump_us.min(row.dump_us),
                 fill_us: b.fill_us.min(row.fill_us),
                 restore_us: b.restore_us.min(row.restore_us),
+                dump_system_us: b.dump_system_us.min(row.dump_system_us),
+                restore_system_us: b.restore_system_us.min(row.restore_system_us),
                 ..row
             },
         });

@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{ensure, Context};
 use clap::{Parser, Subcommand};
-use nix::sys::resource::{getrusage, UsageWho};
+use nix::sys::{
+    resource::{getrusage, UsageWho},
+    time::{TimeVal, TimeValLike},
+};
 use serde_json::json;
 use telecr_workloads::gtpnl::{self, Netlink};
 
@@ -90,5 +93,6 @@ fn run(argv: &[String]) -> anyhow::Result<serde_json::Value> {
     let us = us(began);
     ensure!(status.success(), "{program} ended with {status}");
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
-    Ok(json!({ "us": us, "rss_kib": usage.max_rss() }))
+    let system = TimeVal::num_microseconds(&usage.system_time());
+    Ok(json!({ "us": us, "system_us": system, "rss_kib": usage.max_rss() }))
 }

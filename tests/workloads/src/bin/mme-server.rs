@@ -4,7 +4,13 @@
 //!
 //! SIGUSR1 writes the status file, SIGTERM ends the program.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use clap::Parser;
@@ -34,21 +40,36 @@ struct Options {
     status: PathBuf,
 }
 
+/// How long an address may take to be usable.
+const UNIQUE_BY: Duration = Duration::from_secs(5);
+
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let mut engine = Engine::new("mme-server", options.status, options.rate)?;
     let _ends = options.in_flight.then(sys::in_flight).transpose()?;
     if options.one_to_many {
-        let socket = Socket::listen(&options.listen, Style::OneToMany)
-            .with_context(|| format!("cannot listen on {:?}", options.listen))?;
+        let socket = listen(&options.listen, Style::OneToMany)?;
         engine.set_hub(socket)?;
     } else {
         for addr in options.listen {
-            let socket = Socket::listen(&[addr], Style::OneToOne)
-                .with_context(|| format!("cannot listen on {addr}"))?;
-            engine.add_listener(socket)?;
+            engine.add_listener(listen(&[addr], Style::OneToOne)?)?;
         }
     }
     engine.run()?;
     Ok(())
+}
+
+/// Listens, if need be after a while: an IPv6 address cannot be bound before the kernel has found it to be unique.
+fn listen(addrs: &[SocketAddr], style: Style) -> anyhow::Result<Socket> {
+    let began = Instant::now();
+    loop {
+        match Socket::listen(addrs, style) {
+            Err(e)
+                if e.kind() == io::ErrorKind::AddrNotAvailable && began.elapsed() < UNIQUE_BY =>
+            {
+                thread::sleep(Duration::from_millis(50));
+            }
+            other => return other.with_context(|| format!("cannot listen on {addrs:?}")),
+        }
+    }
 }
