@@ -146,6 +146,20 @@ pub fn dump(guest: &mut Guest, pid: i32, more: &[&str]) -> Result<Output> {
     guest.run(&argv)
 }
 
+/// Ends CRIU at once; it may only have ended before when its work was done.
+pub fn kill(guest: &mut Guest, criu: i32) -> Result<()> {
+    let signalled = guest.signal(criu, libc::SIGKILL);
+    let code = guest.wait(criu, 10.0)?;
+    let said = guest.get("/var/tmp/killed-criu.log").unwrap_or_default();
+    ensure!(
+        signalled.is_ok() || code == 0,
+        "{}: CRIU ended with {code} before it was killed: {}",
+        guest.name,
+        String::from_utf8_lossy(&said)
+    );
+    Ok(())
+}
+
 /// `criu restore`, as packaged.
 pub fn restore(guest: &mut Guest) -> Result<Output> {
     guest.run(&[

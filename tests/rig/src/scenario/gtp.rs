@@ -185,10 +185,9 @@ fn killed(lab: &mut Lab, net: &Net, after_ms: u64) -> Result<()> {
         "-o",
         "killed.log",
     ];
-    let criu = lab.source.spawn(&argv, "/dev/null")?;
+    let criu = lab.source.spawn(&argv, "/var/tmp/killed-criu.log")?;
     thread::sleep(Duration::from_millis(after_ms));
-    lab.source.signal(criu, libc::SIGKILL)?;
-    lab.source.wait(criu, 10.0)?;
+    migrate::kill(&mut lab.source, criu)?;
     runs_on(lab, net)
 }
 
