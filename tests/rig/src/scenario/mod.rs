@@ -77,6 +77,7 @@ pub const ALL: &[Scenario] = &[
     bad_input::SCENARIO,
     explain::SCENARIO,
     gtp::LOCAL,
+    gtp::KILLED,
     gtp::MIGRATE,
     gtp_netns::SCENARIO,
     gtp_scale::SCALE,
