@@ -116,7 +116,7 @@ unsafe extern "C" fn checkpoint_devices(pid: c_int) -> c_int {
                 Some(dir) => dump::gtp(pid, dir, stays_stopped)?,
                 None => Vec::new(),
             };
-            let sockets = Dump::checkpoint(pid, stays_stopped)?;
+            let sockets = Dump::checkpoint(pid, stays_stopped, !links.is_empty())?;
             if !links.is_empty() || sockets.is_some() {
                 criu::add_inventory();
             }

@@ -81,26 +81,33 @@ fn repair_error(what: &str, source: crate::sctp::Error) -> Error {
 impl Dump {
     /// At `CHECKPOINT_DEVICES`: the tree below `root` stands still, traced by
     /// the calling thread. Starts the guard, freezes all SCTP sockets, and
-    /// exchanges them. `None` when there are none.
+    /// exchanges them. `None` when there are none, unless the tree `has_links`
+    /// of GTP: their owners too must outlive a CRIU that is killed.
     ///
     /// # Errors
     /// Everything is as it was before, unless undoing failed too: then the guard
     /// undoes it once CRIU has gone.
-    pub fn checkpoint(root: i32, stays_stopped: bool) -> Result<Option<Self>> {
-        Self::checkpoint_kind(root, stays_stopped, libc::IPPROTO_SCTP, Companion::open)
+    pub fn checkpoint(root: i32, stays_stopped: bool, has_links: bool) -> Result<Option<Self>> {
+        let sctp = libc::IPPROTO_SCTP;
+        Self::checkpoint_kind(root, stays_stopped, has_links, sctp, Companion::open)
     }
 
     pub(crate) fn checkpoint_kind(
         root: i32,
         stays_stopped: bool,
+        has_links: bool,
         protocol: i32,
         open: OpenIce,
     ) -> Result<Option<Self>> {
         let plan = scan::scan(root, protocol)?;
-        if plan.sockets.is_empty() {
+        if plan.sockets.is_empty() && !has_links {
             return Ok(None);
         }
-        let mut ice = open()?;
+        let mut ice = if plan.sockets.is_empty() {
+            None
+        } else {
+            Some(open()?)
+        };
         let journal = Journal::new().doing(|| "cannot map the journal")?;
         // Before the first freeze: a frozen socket must never be left without a guard.
         let snapshot = snapshot::take(&plan)?;
@@ -112,21 +119,10 @@ impl Dump {
             stays_stopped,
         };
         let guard = Guard::start(&orders)?;
-        if let Err(e) = freeze_all(&plan, ice.as_mut()) {
-            guard::dismiss(guard, &journal);
-            return Err(e);
-        }
-        if let Err(e) = sys::without_sigchld(|| handover::to_placeholders(&plan, &journal)) {
-            match sys::without_sigchld(|| handover::to_sockets(&plan, plan.tasks.iter(), &journal))
-            {
-                Ok(()) => {
-                    thaw_all(&plan, plan.sockets.len(), ice.as_mut());
-                    guard::dismiss(guard, &journal);
-                }
-                Err(undo) => log::error!("{undo}; the guard will try again when CRIU has gone"),
-            }
-            return Err(e);
-        }
+        let guard = match &mut ice {
+            Some(ice) => exchange(&plan, guard, &journal, ice.as_mut())?,
+            None => guard,
+        };
         let mut by_inode = HashMap::new();
         for (index, socket) in plan.sockets.iter().enumerate() {
             by_inode.insert(
@@ -210,6 +206,25 @@ impl Dump {
         self.journal.set_phase(Phase::Returned);
         self.guard.nudge()
     }
+}
+
+/// Freezes all sockets and puts placeholders where they were.
+fn exchange(plan: &Plan, guard: Guard, journal: &Journal, ice: &mut dyn Ice) -> Result<Guard> {
+    if let Err(e) = freeze_all(plan, ice) {
+        guard::dismiss(guard, journal);
+        return Err(e);
+    }
+    if let Err(e) = sys::without_sigchld(|| handover::to_placeholders(plan, journal)) {
+        match sys::without_sigchld(|| handover::to_sockets(plan, plan.tasks.iter(), journal)) {
+            Ok(()) => {
+                thaw_all(plan, plan.sockets.len(), ice);
+                guard::dismiss(guard, journal);
+            }
+            Err(undo) => log::error!("{undo}; the guard will try again when CRIU has gone"),
+        }
+        return Err(e);
+    }
+    Ok(guard)
 }
 
 /// Freezes every socket, or none.

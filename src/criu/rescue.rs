@@ -174,9 +174,9 @@ pub(crate) fn rescue(orders: &Orders<'_>, criu: &OwnedFd) {
     caught.release();
     if !living.is_empty() {
         log::warn!(
-            "criu is gone in the middle of a dump: {} SCTP sockets are back in {} processes",
-            thawer.done.len(),
-            living.len()
+            "criu is gone in the middle of a dump: {} processes run on, {} SCTP sockets are back",
+            living.len(),
+            thawer.done.len()
         );
     }
 }

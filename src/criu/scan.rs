@@ -88,7 +88,7 @@ pub(crate) fn scan(root: i32, protocol: i32) -> Result<Plan> {
         }
     }
     if scan.plan.sockets.is_empty() {
-        return Ok(Plan::default());
+        return Ok(scan.plan);
     }
     if let Some(objection) = scan.objections.into_iter().next() {
         return Err(objection);

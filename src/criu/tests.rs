@@ -2,9 +2,10 @@
 //! The exchange on real processes, without SCTP and without CRIU: TCP
 //! listeners stand in for SCTP sockets, a forked process for CRIU. Needs root.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -250,10 +251,14 @@ fn exchange_under_a_blocked_call() {
 /// A process that stands in for CRIU: stops the server, exchanges its sockets,
 /// does `then`, lets go, and ends.
 fn fake_criu(server: &Server, then: impl FnOnce(Dump)) -> i32 {
+    fake_criu_for(server, libc::IPPROTO_TCP, then)
+}
+
+fn fake_criu_for(server: &Server, protocol: i32, then: impl FnOnce(Dump)) -> i32 {
     let pid = server.pid;
     spawn(|| {
         stop(pid);
-        let dump = Dump::checkpoint_kind(pid, false, libc::IPPROTO_TCP, open_mark)
+        let dump = Dump::checkpoint_kind(pid, false, true, protocol, open_mark)
             .unwrap()
             .unwrap();
         then(dump);
@@ -297,6 +302,30 @@ fn a_killed_criu_harms_nobody() {
             });
         }
     }
+}
+
+/// A gateway may have no SCTP socket; a kill while its threads run CRIU's code ends it all the same.
+#[test]
+fn a_killed_criu_harms_no_task_without_sockets() {
+    let Some(_turn) = turn() else { return };
+    let server = server(true);
+    assert!(answers(&server));
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let pid = server.pid;
+    let criu = fake_criu_for(&server, libc::IPPROTO_SCTP, |dump| {
+        // Where no mapping was, as in a parasite.
+        let mut regs = ptrace::regs(pid).unwrap();
+        regs.rip = 0x1000;
+        ptrace::set_regs(pid, &regs).unwrap();
+        (&theirs).write_all(b"s").unwrap();
+        sleep(Duration::from_secs(60));
+        drop(dump);
+    });
+    ours.read_exact(&mut [0]).unwrap();
+    // SAFETY: our own child.
+    unsafe { libc::kill(criu, libc::SIGKILL) };
+    let _ = ptrace::wait(criu);
+    assert!(answers(&server));
 }
 
 #[test]

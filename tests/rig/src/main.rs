@@ -58,9 +58,15 @@ fn run(options: &Options) -> Result<bool> {
             },
         }
     }
-    let mut ok = true;
+    let mut failed = Vec::new();
     for s in chosen {
-        ok &= s.run(options.keep)?;
+        let outcome = s.run(options.keep)?;
+        let faults = outcome.faults().iter();
+        failed.extend(faults.map(|fault| format!("{}: {fault}", s.name)));
     }
-    Ok(ok)
+    // Once more where they are seen: the end of a long output.
+    for fault in &failed {
+        eprintln!("rig: {fault}");
+    }
+    Ok(failed.is_empty())
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A service moves: what an operator would type, step by step, with a stopwatch.
 
-use std::time::{Instant, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{ensure, Context, Result};
 
@@ -146,8 +147,24 @@ pub fn dump(guest: &mut Guest, pid: i32, more: &[&str]) -> Result<Output> {
     guest.run(&argv)
 }
 
-/// Ends CRIU at once; it may only have ended before when its work was done.
-pub fn kill(guest: &mut Guest, criu: i32) -> Result<()> {
+/// `criu dump --leave-running` that is killed after a while; it may only have
+/// ended before when its work was done.
+pub fn killed_dump(guest: &mut Guest, pid: i32, after_ms: u64) -> Result<()> {
+    let pid = pid.to_string();
+    let argv = [
+        "criu",
+        "dump",
+        "--leave-running",
+        "-t",
+        &pid,
+        "-D",
+        IMAGES,
+        "-v4",
+        "-o",
+        "killed.log",
+    ];
+    let criu = guest.spawn(&argv, "/var/tmp/killed-criu.log")?;
+    thread::sleep(Duration::from_millis(after_ms));
     let signalled = guest.signal(criu, libc::SIGKILL);
     let code = guest.wait(criu, 10.0)?;
     let said = guest.get("/var/tmp/killed-criu.log").unwrap_or_default();

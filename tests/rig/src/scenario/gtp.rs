@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! GTP links and their tunnels: in place, and from host to host.
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 
 use super::{
     spgw::{self, Net, CONTROL},
@@ -24,6 +24,9 @@ const WIRE: Wire = Wire {
     loss: 0,
 };
 
+/// Points of a dump at which CRIU is killed.
+const KILLS: u64 = 10;
+
 pub(super) const LOCAL: Scenario = Scenario {
     name: "gtp-local",
     about:
@@ -38,11 +41,10 @@ pub(super) const LOCAL: Scenario = Scenario {
     run: local,
 };
 
-/// Not in `all`: nobody takes CRIU's code out of a task that has no SCTP sockets, so a kill at the wrong instant ends it.
 pub(super) const KILLED: Scenario = Scenario {
     name: "gtp-killed",
     about: "CRIU is killed while it dumps an SPGW",
-    in_all: false,
+    in_all: true,
     keep: false,
     plan: Plan {
         needs: Needs::Everything,
@@ -103,12 +105,19 @@ fn kills(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     lab.source.sh("telecr gtp dump /var/tmp/a.img")?;
     let out = migrate::dump(&mut lab.source, net.spgw, &["--leave-running"])?;
     migrate::must("source", "criu dump --leave-running", &out)?;
-    for point in 1..=10 {
-        killed(lab, &net, out.elapsed_ms * point / 11)?;
+    for point in 1..=KILLS {
+        migrate::killed_dump(
+            &mut lab.source,
+            net.spgw,
+            out.elapsed_ms * point / (KILLS + 1),
+        )?;
+        runs_on(lab, &net).with_context(|| format!("kill {point}"))?;
     }
     same(&mut lab.source, "", "/var/tmp/a.img")?;
-    outcome.figure("kills", 10);
-    tell.step("CRIU killed at 10 points: it goes on, nothing differs");
+    outcome.figure("kills", KILLS);
+    tell.step(&format!(
+        "CRIU killed at {KILLS} points: it goes on, nothing differs"
+    ));
     Ok(())
 }
 
@@ -194,26 +203,6 @@ fn runs_on(lab: &mut Lab, net: &Net) -> Result<()> {
     let known = command(&mut lab.source, "count")?;
     ensure!(known.parse::<u64>().is_ok(), "the SPGW answers {known:?}");
     spgw::all_served(&mut lab.peer, net).map(drop)
-}
-
-fn killed(lab: &mut Lab, net: &Net, after_ms: u64) -> Result<()> {
-    let pid = net.spgw.to_string();
-    let argv = [
-        "criu",
-        "dump",
-        "--leave-running",
-        "-t",
-        &pid,
-        "-D",
-        IMAGES,
-        "-v4",
-        "-o",
-        "killed.log",
-    ];
-    let criu = lab.source.spawn(&argv, "/var/tmp/killed-criu.log")?;
-    thread::sleep(Duration::from_millis(after_ms));
-    migrate::kill(&mut lab.source, criu)?;
-    runs_on(lab, net)
 }
 
 fn migrate(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {

@@ -58,7 +58,9 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
 
     for point in 1..=KILLS {
         let after = usual.elapsed_ms * point / (KILLS + 1);
-        killed(lab, &talk, after).with_context(|| format!("CRIU killed after {after} ms"))?;
+        migrate::killed_dump(&mut lab.source, talk.server, after)
+            .and_then(|()| mme::runs_on(lab, &talk))
+            .with_context(|| format!("CRIU killed after {after} ms"))?;
     }
     outcome.figure("kills", KILLS);
     tell.step(&format!(
@@ -138,26 +140,6 @@ fn full_disk(lab: &mut Lab, talk: &Talk) -> Result<()> {
     );
     lab.source.sh(&format!("umount {dir}"))?;
     mme::runs_on(lab, talk).context("after a dump that ran out of space")
-}
-
-fn killed(lab: &mut Lab, talk: &Talk, after_ms: u64) -> Result<()> {
-    let pid = talk.server.to_string();
-    let argv = [
-        "criu",
-        "dump",
-        "--leave-running",
-        "-t",
-        &pid,
-        "-D",
-        IMAGES,
-        "-v4",
-        "-o",
-        "killed.log",
-    ];
-    let criu = lab.source.spawn(&argv, "/var/tmp/killed-criu.log")?;
-    thread::sleep(Duration::from_millis(after_ms));
-    migrate::kill(&mut lab.source, criu)?;
-    mme::runs_on(lab, talk)
 }
 
 fn in_place(lab: &mut Lab, talk: &Talk, outcome: &mut Outcome) -> Result<()> {

@@ -101,8 +101,8 @@ pub fn find(name: &str) -> Option<&'static Scenario> {
 }
 
 impl Scenario {
-    /// Runs it to its JSON line; true when it succeeded.
-    pub fn run(&self, keep: bool) -> Result<bool> {
+    /// Runs it to its JSON line.
+    pub fn run(&self, keep: bool) -> Result<Outcome> {
         let keep = keep || self.keep;
         let tell = Narrator::default();
         tell.heading(&format!("{}: {}", self.name, self.about));
@@ -133,7 +133,7 @@ impl Scenario {
             cache::remove(&dir)?;
         }
         println!("{line}");
-        Ok(outcome.ok())
+        Ok(outcome)
     }
 }
 
