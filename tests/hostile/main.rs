@@ -35,6 +35,6 @@ fn soak() {
 fn fuzz() {
     fuzz::run(
         setting("TELECR_FUZZ_SEED", 1),
-        setting("TELECR_FUZZ_MESSAGES", 20_000),
+        setting("TELECR_FUZZ_MESSAGES", 100_000),
     );
 }

@@ -164,7 +164,11 @@ impl Round<'_> {
         let client = self.socket(shape.client, false);
         for fd in [&listener, &client] {
             if auth {
-                let _ = pair::set(fd, 21, &[0]);
+                // DATA and I-DATA: Linux gives I-DATA a key where only DATA is to be authenticated, no AUTH chunk
+                // with it, and never sends it (sctp_packet_will_fit()).
+                for chunk in [0, 64] {
+                    let _ = pair::set(fd, 21, &[chunk]);
+                }
                 let _ = pair::set(fd, 23, &[0, 0, 0, 0, 1, 0, 4, 0, 1, 2, 3, 4]);
                 let _ = pair::set(fd, 24, &[0, 0, 0, 0, 1, 0, 0, 0]);
             }
@@ -309,6 +313,7 @@ impl Round<'_> {
             self.tally.taken += 1;
             done.expect("reading a socket in repair mode");
         }
+        sort_sent(&mut all);
         // A listener's state is set by listen().
         for (_, _, attrs) in all.iter_mut().filter(|(set, ..)| *set == SOCK_SET) {
             attrs.retain(|a| a.number != 3 || a.value != 10u32.to_ne_bytes());
@@ -400,10 +405,13 @@ impl Round<'_> {
                 }
             }
         }
-        let state = std::fs::read_to_string("/proc/thread-self/net/sctp/assocs");
+        let state = ["assocs", "remaddr", "snmp"].map(|file| {
+            std::fs::read_to_string(format!("/proc/thread-self/net/sctp/{file}"))
+                .unwrap_or_default()
+        });
         panic!(
             "an association set up as it was does not go on, message sent: {sent}\n{}",
-            state.unwrap_or_default()
+            state.join("\n")
         );
     }
 
@@ -487,6 +495,21 @@ impl Round<'_> {
             end_with_abort(peer);
         }
         drop(fd);
+    }
+}
+
+/// What was sent is listed path by path, and taken back in the order of TSNs, as the tool does.
+fn sort_sent(all: &mut [Recorded]) {
+    let value = |attrs: &[Attr], number: u16, at: usize| -> Option<[u8; 4]> {
+        let found = attrs.iter().find(|a| a.number == number)?;
+        found.value.get(at..at + 4)?.try_into().ok()
+    };
+    // SCTP_REPAIR_A_CHUNK_QUEUE, and the TSN in SCTP_REPAIR_A_CHUNK_DATA.
+    let sent = |r: &Recorded| r.0 == CHUNK_ADD && value(&r.2, 3, 0) == Some([0; 4]);
+    let tsn = |r: &Recorded| value(&r.2, 5, 4).map_or(0, u32::from_be_bytes);
+    for run in all.chunk_by_mut(|a, b| sent(a) && sent(b)) {
+        let base = tsn(&run[0]).wrapping_add(1 << 31);
+        run.sort_by_key(|r| tsn(r).wrapping_sub(base));
     }
 }
 

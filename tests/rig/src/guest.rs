@@ -313,7 +313,7 @@ fn command(setup: &Setup<'_>, agent: &Path) -> Command {
         .arg("-initrd")
         .arg(setup.initrd);
     c.arg("-append").arg(format!(
-        "console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off random.trust_cpu=on net.ifnames=0 telecr.hostname={}{probe}{}",
+        "console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off random.trust_cpu=on no_timer_check net.ifnames=0 telecr.hostname={}{probe}{}",
         setup.name,
         image.options()
     ));
