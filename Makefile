@@ -36,7 +36,7 @@ test: fmt lint unit kernel rig
 
 fmt: setup
 	cargo fmt --all --check
-	shellcheck scripts/setup scripts/deb .ci/run kernel-patches/kp
+	shellcheck scripts/setup scripts/deb .ci/run kernel-patches/kp kernel-patches/dkms/prepare
 
 lint: setup
 	cargo clippy --workspace --all-targets --locked -- -D warnings

@@ -108,12 +108,17 @@ pub fn bind(fd: &OwnedFd, local: SocketAddr) {
         },
         "SO_RCVTIMEO",
     );
+    try_bind(fd, local).unwrap();
+}
+
+pub fn try_bind(fd: &OwnedFd, local: SocketAddr) -> io::Result<()> {
     let a = addr::bytes(local);
+    let len = a.len().try_into().unwrap();
     // SAFETY: `a` lives across the call.
-    call(
-        unsafe { libc::bind(raw, a.as_ptr().cast(), a.len().try_into().unwrap()) },
-        "bind",
-    );
+    match unsafe { libc::bind(fd.as_raw_fd(), a.as_ptr().cast(), len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 pub fn listen(fd: &OwnedFd) {

@@ -32,7 +32,7 @@ const IDLE_SECONDS: f64 = 15.0;
 pub struct Setup<'a> {
     /// Its name, also its host name.
     pub name: &'a str,
-    /// Tells its MAC address from the others'.
+    /// Tells its addresses from the others'.
     pub number: u8,
     /// Where its sockets and its console log go.
     pub dir: &'a Path,

@@ -34,7 +34,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 /// How long a set of tests may take, scaled.
 const SECONDS: f64 = 180.0;
 
-fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+pub(super) fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let library = format!("{COMPANION_TESTS} --include-ignored --test-threads 1");
     let selftests = format!("e=0; for t in {SELFTESTS}/*; do $t || e=$?; done; exit $e");
     let spec = format!(
