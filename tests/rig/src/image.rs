@@ -33,6 +33,15 @@ const PACKAGES: &[&str] = &[
     "iperf3",
 ];
 
+/// CRIU 4.1 cannot dump on Linux 6.16 and later, nor restore what 4.2 has dumped. The newer one comes with two libraries, and
+/// the third would follow it if it were not told to stay.
+const NEW_CRIU: &[&str] = &[
+    "criu/sid",
+    "libcompel1/sid",
+    "libnl-3-200/sid",
+    "libnftables1/trixie",
+];
+
 /// What containers need beside them, and what runs in them.
 const FOR_CONTAINERS: &[&str] = &[
     "podman",
@@ -80,13 +89,16 @@ pub enum Kind {
     Packages,
     /// With Debian 12's kernel.
     Debian12,
-    /// With Debian sid's kernel.
+    /// With Debian sid's kernel and CRIU.
     Sid,
+    /// With Debian sid's CRIU alone.
+    NewCriu,
 }
 
 impl Kind {
     /// What the cache calls it; none is the beginning of another.
-    fn name(self) -> &'static str {
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "image",
             Self::Containers => "containers",
@@ -94,6 +106,7 @@ impl Kind {
             Self::Packages => "packages",
             Self::Debian12 => "debian12",
             Self::Sid => "sid",
+            Self::NewCriu => "newcriu",
         }
     }
 
@@ -101,28 +114,21 @@ impl Kind {
     #[must_use]
     pub fn series(self) -> &'static str {
         match self {
-            Self::Plain | Self::Containers | Self::Docker | Self::Packages => "6.12",
+            Self::Plain | Self::Containers | Self::Docker | Self::Packages | Self::NewCriu => {
+                "6.12"
+            }
             Self::Debian12 => "6.1",
             Self::Sid => "7.2",
         }
     }
 
-    /// The Debian release its kernel comes with, and the packages to choose. CRIU 4.1 cannot dump on Linux 6.16 and
-    /// later; the newer one comes with two libraries, and the third would follow it if it were not told to stay.
-    fn origin(self) -> (&'static str, &'static [&'static str]) {
+    /// A Debian release besides the usual one, and the packages to choose.
+    fn origin(self) -> (&'static str, Vec<&'static str>) {
         match self {
-            Self::Plain | Self::Containers | Self::Docker | Self::Packages => (SUITE, &[]),
-            Self::Debian12 => ("bookworm", &["linux-image-amd64/bookworm"]),
-            Self::Sid => (
-                "sid",
-                &[
-                    "linux-image-amd64/sid",
-                    "criu/sid",
-                    "libcompel1/sid",
-                    "libnl-3-200/sid",
-                    "libnftables1/trixie",
-                ],
-            ),
+            Self::Plain | Self::Containers | Self::Docker | Self::Packages => (SUITE, Vec::new()),
+            Self::Debian12 => ("bookworm", vec!["linux-image-amd64/bookworm"]),
+            Self::Sid => ("sid", [&["linux-image-amd64/sid"], NEW_CRIU].concat()),
+            Self::NewCriu => ("sid", NEW_CRIU.to_vec()),
         }
     }
 

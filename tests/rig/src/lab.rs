@@ -261,16 +261,12 @@ struct Host {
 
 /// The guests of a plan in the order in which they boot; the peer is the last.
 fn hosts(plan: Plan) -> Vec<Host> {
-    let host = |name, number, kind| Host {
-        name,
-        number,
-        kind,
-    };
+    let host = |name, number, kind| Host { name, number, kind };
     let usual = plan.needs.image();
     let mut hosts = if plan.needs == Needs::Kernels {
         vec![
             host("linux-6.1", 1, Kind::Debian12),
-            host("linux-6.12", 2, usual),
+            host("linux-6.12", 2, Kind::NewCriu),
             host("linux-7.2", 4, Kind::Sid),
         ]
     } else if plan.dest {
@@ -299,7 +295,7 @@ impl System {
     ) -> Result<Self> {
         let payload = artefacts::payload(needs, kind, say)?;
         let image = image_for(needs, kind, say)?;
-        let initrd = dir.join(format!("initrd-{}", kind.series()));
+        let initrd = dir.join(format!("initrd-{}", kind.name()));
         artefacts::initrd(&image, agent, &payload, &initrd)?;
         Ok(Self {
             kind,

@@ -8,8 +8,7 @@ use anyhow::{ensure, Context, Result};
 use super::{mme, Scenario};
 use crate::{
     artefacts::Needs,
-    dkms,
-    image,
+    dkms, image,
     lab::{Lab, Plan},
     narrate::Narrator,
     outcome::Outcome,
