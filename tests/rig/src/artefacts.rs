@@ -60,6 +60,8 @@ pub enum Needs {
     Tests,
     /// The same on another kernel than Debian 13's.
     TestsOn(image::Kind),
+    /// The same on a host for each of the other kernels.
+    TestsOnOthers,
     /// Everything, on a host for each kernel.
     Kernels,
 }
@@ -216,7 +218,10 @@ pub fn payload(needs: Needs, kind: image::Kind, say: &dyn Fn(&str)) -> Result<Pa
     }
     if needs.module() || (needs == Needs::Workloads && Kernel::chosen()? == Kernel::Debug) {
         let dir = modules(kind, say)?;
-        if matches!(needs, Needs::Tests | Needs::TestsOn(_)) {
+        if matches!(
+            needs,
+            Needs::Tests | Needs::TestsOn(_) | Needs::TestsOnOthers
+        ) {
             for test in fs::read_dir(dir.join("selftests"))? {
                 let test = test?;
                 let name = test.file_name().to_string_lossy().into_owned();

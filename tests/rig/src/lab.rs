@@ -263,16 +263,18 @@ struct Host {
 fn hosts(plan: Plan) -> Vec<Host> {
     let host = |name, number, kind| Host { name, number, kind };
     let usual = plan.needs.image();
-    let mut hosts = if plan.needs == Needs::Kernels {
-        vec![
+    let mut hosts = match plan.needs {
+        Needs::Kernels => vec![
             host("linux-6.1", 1, Kind::Debian12),
             host("linux-6.12", 2, Kind::NewCriu),
             host("linux-7.2", 4, Kind::Sid),
-        ]
-    } else if plan.dest {
-        vec![host("source", 1, usual), host("dest", 2, usual)]
-    } else {
-        vec![host("source", 1, usual)]
+        ],
+        Needs::TestsOnOthers => vec![
+            host("linux-6.1", 1, Kind::Debian12),
+            host("linux-7.2", 4, Kind::Sid),
+        ],
+        _ if plan.dest => vec![host("source", 1, usual), host("dest", 2, usual)],
+        _ => vec![host("source", 1, usual)],
     };
     hosts.push(host("peer", 3, usual));
     hosts

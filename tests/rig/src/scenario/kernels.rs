@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::Result;
+use anyhow::{anyhow, Context, Result};
 
 use super::{mme, repair, Scenario};
 use crate::{
@@ -37,6 +37,15 @@ pub(super) const NEW: Scenario = Scenario {
     run: repair::run,
 };
 
+pub(super) const BOTH: Scenario = Scenario {
+    name: "sctp-kernels",
+    about: "sctp-repair on Debian 12's kernel and on Debian sid's, side by side",
+    in_all: false,
+    keep: false,
+    plan: alone_with(Needs::TestsOnOthers),
+    run: both,
+};
+
 pub(super) const CROSS: Scenario = Scenario {
     name: "sctp-cross-kernel",
     about: "an MME-like server moves from Linux 6.1 to 6.12, to 7.2 and back to 6.12 while 16 eNBs keep talking",
@@ -54,14 +63,36 @@ pub(super) const CROSS: Scenario = Scenario {
 };
 
 const fn alone(kind: Kind) -> Plan {
+    alone_with(Needs::TestsOn(kind))
+}
+
+const fn alone_with(needs: Needs) -> Plan {
     Plan {
-        needs: Needs::TestsOn(kind),
+        needs,
         dest: false,
         wire: Wire {
             delay: Duration::ZERO,
             loss: 0,
         },
     }
+}
+
+fn both(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+    thread::scope(|scope| {
+        let runs = lab.hosts()?.map(|host| {
+            let name = host.name.clone();
+            let run = scope.spawn(move || {
+                let mut part = Outcome::default();
+                repair::on(host, &mut part, tell).map(|()| part)
+            });
+            (name, run)
+        });
+        for (name, run) in runs {
+            let part = run.join().map_err(|_| anyhow!("{name}: panicked"))?;
+            outcome.part(&name, part.context(name.clone())?);
+        }
+        Ok(())
+    })
 }
 
 fn cross(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {

@@ -67,6 +67,7 @@ pub const ALL: &[Scenario] = &[
     hostile::FUZZ,
     kernels::OLD,
     kernels::NEW,
+    kernels::BOTH,
     local::SCENARIO,
     sockets::SCENARIO,
     cli::SCENARIO,

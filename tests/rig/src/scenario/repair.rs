@@ -35,6 +35,11 @@ pub(super) const SCENARIO: Scenario = Scenario {
 const SECONDS: f64 = 180.0;
 
 pub(super) fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+    on(&mut lab.source, outcome, tell)
+}
+
+/// Runs all tests on one host.
+pub(super) fn on(host: &mut Guest, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let library = format!("{COMPANION_TESTS} --include-ignored --test-threads 1");
     let selftests = format!("e=0; for t in {SELFTESTS}/*; do $t || e=$?; done; exit $e");
     let spec = format!(
@@ -46,8 +51,8 @@ pub(super) fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Resu
         ("ynl_tests", &spec, "ok "),
         ("library_tests", &library, "test "),
     ] {
-        let count = tests(&mut lab.source, outcome, figure, command, passed)?;
-        tell.step(&format!("{count} {figure} passed"));
+        let count = tests(host, outcome, figure, command, passed)?;
+        tell.step(&format!("{}: {count} {figure} passed", host.name));
     }
     Ok(())
 }
