@@ -11,8 +11,8 @@ use telecr::sctp::repair::Repair;
 use telecr::sctp::{addr, Error};
 
 use super::pair::{
-    accept, allow_descriptors, alone, bind, connect, get, hear, listen, peel_off, recv, send,
-    send_plain, set, set32, set_number, set_option, sh, shutdown_write, socket, transmit_on,
+    accept, allow_descriptors, alone, bind, connect, get, hear, kernel, listen, peel_off, recv,
+    send, send_plain, set, set32, set_number, set_option, sh, shutdown_write, socket, transmit_on,
     try_bind, try_send,
 };
 use super::{moved, read, write};
@@ -482,7 +482,7 @@ fn drain(fd: &OwnedFd, count: u32, len: usize) {
 #[test]
 #[ignore = "needs the kernel companion"]
 fn interleaved_messages() {
-    for scheduler in 0..5u32 {
+    for scheduler in 0..schedulers() {
         alone(&[("sctp.intl_enable", "1")]);
         let (s, c) = pair_with(|fd| {
             set32(fd, 18, &[2]); // SCTP_FRAGMENT_INTERLEAVE
@@ -519,18 +519,19 @@ fn drain_interleaved(fd: &OwnedFd, count: u32, len: usize) {
     }
 }
 
-/// Version of the running kernel.
-fn kernel() -> (u32, u32) {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split('.').map(|n| n.parse().unwrap());
-    (numbers.next().unwrap(), numbers.next().unwrap())
+/// How many schedulers there are: the fair ones came with Linux 6.4.
+fn schedulers() -> u32 {
+    if kernel() < (6, 4) {
+        3
+    } else {
+        5
+    }
 }
 
 #[test]
 #[ignore = "needs the kernel companion"]
 fn stream_schedulers_and_their_weights() {
-    // The fair ones came with Linux 6.4.
-    for scheduler in 1..if kernel() < (6, 4) { 3 } else { 5u32 } {
+    for scheduler in 1..schedulers() {
         alone(&[]);
         let (s, c) = pair();
         set32(&s, 123, &[0, scheduler]);

@@ -111,6 +111,13 @@ pub fn bind(fd: &OwnedFd, local: SocketAddr) {
     try_bind(fd, local).unwrap();
 }
 
+/// Version of the running kernel.
+pub fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|n| n.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
 pub fn try_bind(fd: &OwnedFd, local: SocketAddr) -> io::Result<()> {
     let a = addr::bytes(local);
     let len = a.len().try_into().unwrap();

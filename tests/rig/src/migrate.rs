@@ -133,6 +133,8 @@ pub fn own(guest: &mut Guest, what: &[&str]) -> Result<()> {
     for address in what {
         let bare = address.split('/').next().unwrap_or(address);
         let words = if bare.contains(':') {
+            // Who knows the peer already would not make itself known.
+            guest.sh("ip -6 neigh flush dev eth0")?;
             format!("ping -q -c 1 -W 1 -I {bare} {PEER6}")
         } else {
             format!("arping -q -U -c 2 -I eth0 {bare}")
