@@ -11,9 +11,9 @@ use telecr::sctp::repair::Repair;
 use telecr::sctp::{addr, Error};
 
 use super::pair::{
-    accept, allow_descriptors, alone, bind, connect, get, hear, kernel, listen, peel_off, recv,
-    send, send_plain, set, set32, set_number, set_option, sh, shutdown_write, socket, transmit_on,
-    try_bind, try_send,
+    accept, allow_descriptors, alone, bind, connect, get, get_option, hear, kernel, listen,
+    peel_off, recv, send, send_plain, set, set32, set_number, set_option, sh, shutdown_write,
+    socket, transmit_on, try_bind, try_send,
 };
 use super::{moved, read, write};
 
@@ -187,6 +187,30 @@ fn peeled_off_sockets() {
     assert_eq!(status(&branch, 0), (id, 4));
     let (s, _) = moved(s);
     drop(s);
+}
+
+/// Where SELinux has labelled them; on other hosts there are none. The policy is the rig's.
+#[test]
+#[ignore = "needs the kernel companion"]
+fn labels_of_an_association() {
+    let selinux = std::path::Path::new("/sys/fs/selinux/load").exists();
+    let label = |kind| selinux.then(|| format!("rig:rig:{kind}:s0\0").into_bytes());
+    alone(&[]);
+    let s = server(MANY, &["10.1.0.1:5000"]);
+    let c = bound_to(MANY, &["10.1.0.2:6000"]);
+    assert!(connect(&c, place("10.1.0.1:5000")));
+    transmit_on(&c, own_id(&c), 1, 0, b"who", 0).unwrap();
+    let id = hear(&s, 100, 0).unwrap().association;
+    let (s, _) = moved(s);
+    let association = record(&s);
+    assert_eq!(association.label, label("local"));
+    assert_eq!(association.peer_label, label("remote"));
+    let branch = peel_off(&s, id);
+    if selinux {
+        const SO_PEERSEC: i32 = 31;
+        let told = get_option(&branch, libc::SOL_SOCKET, SO_PEERSEC, vec![0; 100]);
+        assert_eq!(Some(told), label("remote"));
+    }
 }
 
 /// The id of the only association of a one-to-many socket (`SCTP_GET_ASSOC_ID_LIST`).

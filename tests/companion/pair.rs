@@ -155,13 +155,18 @@ pub fn shutdown_write(fd: &OwnedFd) {
 }
 
 /// An SCTP option as bytes; `value` goes in first, for what it selects.
-pub fn get(fd: &OwnedFd, name: i32, mut value: Vec<u8>) -> Vec<u8> {
+pub fn get(fd: &OwnedFd, name: i32, value: Vec<u8>) -> Vec<u8> {
+    get_option(fd, SCTP, name, value)
+}
+
+/// Reads an option of any level.
+pub fn get_option(fd: &OwnedFd, level: i32, name: i32, mut value: Vec<u8>) -> Vec<u8> {
     let mut len = value.len().try_into().unwrap();
     // SAFETY: `value` is as long as said and both live across the call.
     let ret = unsafe {
         libc::getsockopt(
             fd.as_raw_fd(),
-            SCTP,
+            level,
             name,
             value.as_mut_ptr().cast(),
             &raw mut len,

@@ -46,6 +46,8 @@ pub struct Setup<'a> {
     pub accel: Accel,
     /// Its memory.
     pub memory_mib: u32,
+    /// What its kernel is told besides.
+    pub boot: &'a str,
     /// How long it may take to its ready line, before scaling.
     pub boot_seconds: f64,
 }
@@ -313,9 +315,10 @@ fn command(setup: &Setup<'_>, agent: &Path) -> Command {
         .arg("-initrd")
         .arg(setup.initrd);
     c.arg("-append").arg(format!(
-        "console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off random.trust_cpu=on net.ifnames=0 telecr.hostname={}{probe}{}",
+        "console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off random.trust_cpu=on net.ifnames=0 telecr.hostname={}{probe}{}{}",
         setup.name,
-        image.options()
+        image.options(),
+        setup.boot
     ));
     c.arg("-serial").arg(format!("file:{}", console.display()));
     c.arg("-drive").arg(format!(

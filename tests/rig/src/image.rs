@@ -31,6 +31,7 @@ const PACKAGES: &[&str] = &[
     "strace",
     "iptables",
     "iperf3",
+    "secilc",
 ];
 
 /// CRIU 4.1 cannot dump on Linux 6.16 and later, nor restore what 4.2 has dumped. The newer one comes with two libraries, and
