@@ -11,7 +11,7 @@
 VERSION   := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 PREFIX    ?= /usr
 DESTDIR   ?=
-KERNELS   := 6.12
+KERNELS   := 6.1 6.12 7.2
 RELEASE   := target/release
 DKMS_SRC  := $(DESTDIR)$(PREFIX)/src/telecr-sctp-$(VERSION)
 # bash reads SHELL-independent pipefail scripts; recipes here are one-liners.
@@ -36,7 +36,7 @@ test: fmt lint unit kernel rig
 
 fmt: setup
 	cargo fmt --all --check
-	shellcheck scripts/setup scripts/deb .ci/run kernel-patches/kp
+	shellcheck scripts/setup scripts/deb .ci/run kernel-patches/kp kernel-patches/dkms/prepare
 
 lint: setup
 	cargo clippy --workspace --all-targets --locked -- -D warnings

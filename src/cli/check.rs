@@ -88,14 +88,14 @@ pub(super) fn check(json: bool) -> anyhow::Result<ExitCode> {
 }
 
 fn kernel() -> Finding {
-    const WHAT: &str = "Linux 6.12";
+    const WHAT: &str = "Linux 6.1, 6.12 or 7.2";
     let release = release();
     match version(&release) {
-        Some((6, 12)) => Finding::met(WHAT, release),
+        Some((6, 1 | 12) | (7, 2)) => Finding::met(WHAT, release),
         _ => Finding::missing(
             WHAT,
             release,
-            "apt install linux-image-amd64    # Debian 13, then reboot",
+            "apt install linux-image-amd64    # Debian 12, 13 or sid, then reboot",
         ),
     }
 }
@@ -125,6 +125,7 @@ fn privileges() -> Finding {
 
 fn companion() -> Finding {
     const WHAT: &str = "SCTP repair mode (kernel)";
+    let (major, minor) = version(&release()).unwrap_or((6, 12));
     match Repair::open() {
         Ok(r) => Finding::met(WHAT, format!("version {}", r.version())),
         Err(e) => Finding::missing(
@@ -133,11 +134,12 @@ fn companion() -> Finding {
                 Error::NoCompanion => "not in this kernel".to_owned(),
                 other => other.to_string(),
             },
-            "apt install dkms linux-headers-amd64 linux-source-6.12\n\
-             dkms install telecr-sctp/"
-                .to_owned()
-                + env!("CARGO_PKG_VERSION")
-                + "\nmodprobe sctp    # or reboot, where the stock sctp is loaded already: it cannot be unloaded",
+            format!(
+                "apt install dkms linux-headers-amd64 linux-source-{major}.{minor}\n\
+                 dkms install telecr-sctp/{}\n\
+                 modprobe sctp    # or reboot, where the stock sctp is loaded already: it cannot be unloaded",
+                env!("CARGO_PKG_VERSION")
+            ),
         ),
     }
 }

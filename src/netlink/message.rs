@@ -142,7 +142,8 @@ pub(super) fn verdict(msg: &Received<'_>) -> Result<()> {
         let attrs = Attrs::new(msg.payload.get(skip..).unwrap_or_default());
         if let Ok(Some(text)) = attrs.find(NLMSGERR_ATTR_MSG) {
             let text = String::from_utf8_lossy(text);
-            refusal.message = Some(text.trim_end_matches('\0').to_owned());
+            let text = text.trim_end_matches(['\0', ' ']);
+            refusal.message = Some(text.to_owned());
         } else if let Ok(Some(miss)) = attrs.find(NLMSGERR_ATTR_MISS_TYPE) {
             let kind = super::attr::get_u32(miss).unwrap_or_default();
             refusal.message = Some(format!("attribute {kind} is missing"));

@@ -219,6 +219,8 @@ table! { Association {
     nests keys = SCTP_REPAIR_A_ASSOC_KEY,
     u16 active_key = SCTP_REPAIR_A_ASSOC_ACTIVE_KEY,
     u32 shutdown_left = SCTP_REPAIR_A_ASSOC_SHUTDOWN_LEFT,
+    bytes label = SCTP_REPAIR_A_ASSOC_LABEL,
+    bytes peer_label = SCTP_REPAIR_A_ASSOC_PEER_LABEL,
 }}
 
 table! { Path {

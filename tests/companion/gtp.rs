@@ -13,7 +13,7 @@ use telecr::image::{self, Reader};
 use telecr::proto::record::Body;
 use telecr::proto::{GtpLink, GtpTunnels};
 
-use crate::pair::{alone, sh};
+use crate::pair::{alone, kernel, sh};
 
 const LINK: u32 = 77;
 
@@ -143,6 +143,11 @@ fn two_links_of_both_roles_with_their_masquerade() {
         Body::GtpTunnels(tunnels(&[1, 2, 3])),
         Body::GtpTunnels(of_other),
     ]));
+    // The kernel's sockets are bound to one address from Linux 6.10 on.
+    if kernel() < (6, 10) {
+        assert!(matches!(made, Err(Error::InTheWay(_))));
+        return;
+    }
     assert_eq!(made.unwrap().tunnels, 5);
     sh(
         "ip route add 11.0.0.0/16 dev gtp0; ip route add 12.0.0.0/16 dev gtp1; \

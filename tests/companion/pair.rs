@@ -108,12 +108,24 @@ pub fn bind(fd: &OwnedFd, local: SocketAddr) {
         },
         "SO_RCVTIMEO",
     );
+    try_bind(fd, local).unwrap();
+}
+
+/// Version of the running kernel.
+pub fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|n| n.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+pub fn try_bind(fd: &OwnedFd, local: SocketAddr) -> io::Result<()> {
     let a = addr::bytes(local);
+    let len = a.len().try_into().unwrap();
     // SAFETY: `a` lives across the call.
-    call(
-        unsafe { libc::bind(raw, a.as_ptr().cast(), a.len().try_into().unwrap()) },
-        "bind",
-    );
+    match unsafe { libc::bind(fd.as_raw_fd(), a.as_ptr().cast(), len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 pub fn listen(fd: &OwnedFd) {
@@ -143,13 +155,18 @@ pub fn shutdown_write(fd: &OwnedFd) {
 }
 
 /// An SCTP option as bytes; `value` goes in first, for what it selects.
-pub fn get(fd: &OwnedFd, name: i32, mut value: Vec<u8>) -> Vec<u8> {
+pub fn get(fd: &OwnedFd, name: i32, value: Vec<u8>) -> Vec<u8> {
+    get_option(fd, SCTP, name, value)
+}
+
+/// Reads an option of any level.
+pub fn get_option(fd: &OwnedFd, level: i32, name: i32, mut value: Vec<u8>) -> Vec<u8> {
     let mut len = value.len().try_into().unwrap();
     // SAFETY: `value` is as long as said and both live across the call.
     let ret = unsafe {
         libc::getsockopt(
             fd.as_raw_fd(),
-            SCTP,
+            level,
             name,
             value.as_mut_ptr().cast(),
             &raw mut len,

@@ -90,6 +90,7 @@ fn probe(image: &Image, agent: &Path) -> bool {
                 slowdown: slowdown(),
             },
             memory_mib: 640,
+            boot: "",
             boot_seconds: 6.0,
         };
         Guest::boot(&setup).is_ok()

@@ -17,9 +17,6 @@ use crate::{
     proto, tool,
 };
 
-/// The kernel series the guests' kernel belongs to.
-pub const SERIES: &str = "6.12";
-
 /// What the guests run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
@@ -61,6 +58,12 @@ pub enum Needs {
     Packages,
     /// The patched module, and the tests of the library and of the series that need it.
     Tests,
+    /// The same on another kernel than Debian 13's.
+    TestsOn(image::Kind),
+    /// The same on a host for each of the other kernels.
+    TestsOnOthers,
+    /// Everything, on a host for each kernel.
+    Kernels,
 }
 
 impl Needs {
@@ -81,6 +84,7 @@ impl Needs {
             Self::Containers => image::Kind::Containers,
             Self::Docker => image::Kind::Docker,
             Self::Packages => image::Kind::Packages,
+            Self::TestsOn(kind) => kind,
             _ => image::Kind::Plain,
         }
     }
@@ -173,8 +177,8 @@ pub fn agent() -> Result<PathBuf> {
     find(&made, "rig-agent")
 }
 
-/// Builds what the guests need.
-pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
+/// Builds what guests with this disk need.
+pub fn payload(needs: Needs, kind: image::Kind, say: &dyn Fn(&str)) -> Result<Payload> {
     let mut payload = Payload::default();
     let workloads = ["build", "--package", "telecr-workloads"];
     let everything = [
@@ -184,7 +188,12 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
     .concat();
     let all = matches!(
         needs,
-        Needs::Everything | Needs::Bench | Needs::Containers | Needs::Docker | Needs::Unloaded
+        Needs::Everything
+            | Needs::Bench
+            | Needs::Containers
+            | Needs::Docker
+            | Needs::Unloaded
+            | Needs::Kernels
     );
     let made = cargo(if all { &everything } else { &workloads }, &[])?;
     for name in [
@@ -208,8 +217,11 @@ pub fn payload(needs: Needs, say: &dyn Fn(&str)) -> Result<Payload> {
         )?;
     }
     if needs.module() || (needs == Needs::Workloads && Kernel::chosen()? == Kernel::Debug) {
-        let dir = modules(say)?;
-        if needs == Needs::Tests {
+        let dir = modules(kind, say)?;
+        if matches!(
+            needs,
+            Needs::Tests | Needs::TestsOn(_) | Needs::TestsOnOthers
+        ) {
             for test in fs::read_dir(dir.join("selftests"))? {
                 let test = test?;
                 let name = test.file_name().to_string_lossy().into_owned();
@@ -239,18 +251,20 @@ fn tests(name: &str) -> Result<PathBuf> {
 }
 
 /// The folder with the patched modules.
-pub fn modules(say: &dyn Fn(&str)) -> Result<PathBuf> {
-    if let Some(dir) = env::var_os("TELECR_KO_DIR") {
+pub fn modules(kind: image::Kind, say: &dyn Fn(&str)) -> Result<PathBuf> {
+    if let Some(dir) = env::var_os("TELECR_KO_DIR").filter(|_| kind.series() == "6.12") {
         return Ok(dir.into());
     }
     let build = match Kernel::chosen()? {
         Kernel::Debian => "build",
         Kernel::Debug => "debug-kernel",
     };
-    say("building the patched sctp.ko");
-    let out = tool::output(
-        Command::new(tool::repository()?.join("kernel-patches/kp")).args([build, SERIES]),
-    )?;
+    say(&format!(
+        "building the patched sctp.ko for {}",
+        kind.series()
+    ));
+    let kp = tool::repository()?.join("kernel-patches/kp");
+    let out = tool::output(Command::new(kp).args([build, kind.series()]))?;
     let text = String::from_utf8(out)?;
     let dir = text
         .lines()

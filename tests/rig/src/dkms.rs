@@ -9,9 +9,8 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    artefacts::SERIES,
     cache,
-    image::{self, Image},
+    image::{self, Image, Kind},
     tool,
 };
 
@@ -27,10 +26,10 @@ pub fn installed(image: &Image, say: &dyn Fn(&str)) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(&scratch)?;
     tool::output(
         Command::new(kp)
-            .args(["dkms", SERIES, env!("CARGO_PKG_VERSION")])
+            .args(["dkms", "6.1", "6.12", "7.2", env!("CARGO_PKG_VERSION")])
             .arg(&tree),
     )?;
-    let sources = image::sources()?;
+    let sources = image::sources(Kind::Plain)?;
     let content = tool::output(
         Command::new("tar")
             .args(["--sort=name", "--mtime=@0", "-c", "-C"])
@@ -46,7 +45,8 @@ pub fn installed(image: &Image, say: &dyn Fn(&str)) -> Result<Vec<PathBuf>> {
         let mut command = Command::new("mmdebstrap");
         command.args(["--quiet", "--variant=apt", "--format=null"]);
         command.arg(format!(
-            "--include=dkms,linux-headers-amd64,linux-source-{SERIES}"
+            "--include=dkms,linux-headers-amd64,linux-source-{}",
+            Kind::Plain.series()
         ));
         command.arg("--aptopt=APT::Install-Recommends \"false\"");
         command.arg(format!(

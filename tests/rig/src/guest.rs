@@ -32,7 +32,7 @@ const IDLE_SECONDS: f64 = 15.0;
 pub struct Setup<'a> {
     /// Its name, also its host name.
     pub name: &'a str,
-    /// Tells its MAC address from the others'.
+    /// Tells its addresses from the others'.
     pub number: u8,
     /// Where its sockets and its console log go.
     pub dir: &'a Path,
@@ -46,6 +46,8 @@ pub struct Setup<'a> {
     pub accel: Accel,
     /// Its memory.
     pub memory_mib: u32,
+    /// What its kernel is told besides.
+    pub boot: &'a str,
     /// How long it may take to its ready line, before scaling.
     pub boot_seconds: f64,
 }
@@ -313,9 +315,10 @@ fn command(setup: &Setup<'_>, agent: &Path) -> Command {
         .arg("-initrd")
         .arg(setup.initrd);
     c.arg("-append").arg(format!(
-        "console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off random.trust_cpu=on no_timer_check net.ifnames=0 telecr.hostname={}{probe}{}",
+        "console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off random.trust_cpu=on no_timer_check net.ifnames=0 telecr.hostname={}{probe}{}{}",
         setup.name,
-        image.options()
+        image.options(),
+        setup.boot
     ));
     c.arg("-serial").arg(format!("file:{}", console.display()));
     c.arg("-drive").arg(format!(

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{cache, packages, tool};
 
-/// Debian release of the guests.
+/// Debian release of the guests, whatever their kernel.
 pub const SUITE: &str = "trixie";
 
 const PACKAGES: &[&str] = &[
@@ -31,6 +31,16 @@ const PACKAGES: &[&str] = &[
     "strace",
     "iptables",
     "iperf3",
+    "secilc",
+];
+
+/// CRIU 4.1 cannot dump on Linux 6.16 and later, nor restore what 4.2 has dumped. The newer one comes with two libraries, and
+/// the third would follow it if it were not told to stay.
+const NEW_CRIU: &[&str] = &[
+    "criu/sid",
+    "libcompel1/sid",
+    "libnl-3-200/sid",
+    "libnftables1/trixie",
 ];
 
 /// What containers need beside them, and what runs in them.
@@ -78,27 +88,64 @@ pub enum Kind {
     Docker,
     /// The same with `telecr-sctp-dkms` installed from its package.
     Packages,
+    /// With Debian 12's kernel.
+    Debian12,
+    /// With Debian sid's kernel and CRIU.
+    Sid,
+    /// With Debian sid's CRIU alone.
+    NewCriu,
 }
 
 impl Kind {
     /// What the cache calls it; none is the beginning of another.
-    fn name(self) -> &'static str {
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "image",
             Self::Containers => "containers",
             Self::Docker => "docker",
             Self::Packages => "packages",
+            Self::Debian12 => "debian12",
+            Self::Sid => "sid",
+            Self::NewCriu => "newcriu",
         }
     }
 
+    /// The series of its kernel, as `kp` knows it.
+    #[must_use]
+    pub fn series(self) -> &'static str {
+        match self {
+            Self::Plain | Self::Containers | Self::Docker | Self::Packages | Self::NewCriu => {
+                "6.12"
+            }
+            Self::Debian12 => "6.1",
+            Self::Sid => "7.2",
+        }
+    }
+
+    /// A Debian release besides the usual one, and the packages to choose.
+    fn origin(self) -> (&'static str, Vec<&'static str>) {
+        match self {
+            Self::Plain | Self::Containers | Self::Docker | Self::Packages => (SUITE, Vec::new()),
+            Self::Debian12 => ("bookworm", vec!["linux-image-amd64/bookworm"]),
+            Self::Sid => ("sid", [&["linux-image-amd64/sid"], NEW_CRIU].concat()),
+            Self::NewCriu => ("sid", NEW_CRIU.to_vec()),
+        }
+    }
+
+    /// What `apt-get install` is given; the order matters to it.
     fn packages(self) -> String {
         let more: &[&str] = match self {
-            Self::Plain => &[],
             Self::Containers => FOR_CONTAINERS,
             Self::Docker => FOR_DOCKER,
             Self::Packages => FOR_DKMS,
+            _ => &[],
         };
-        [PACKAGES, more].concat().join(",")
+        let (_, chosen) = self.origin();
+        let is_chosen = |p: &str| chosen.iter().any(|c| c.split('/').next() == Some(p));
+        let usual = PACKAGES.iter().filter(|p| !is_chosen(p));
+        let all: Vec<&str> = chosen.iter().chain(usual).chain(more).copied().collect();
+        all.join(",")
     }
 }
 
@@ -177,7 +224,7 @@ impl Image {
 
 /// The image, from the cache or built now; `say` is told when that takes a while.
 pub fn get(kind: Kind, say: &dyn Fn(&str)) -> Result<Image> {
-    let sources = sources()?;
+    let sources = sources(kind)?;
     let packages = kind.packages();
     let own = match kind {
         Kind::Packages => Some(packages::make()?.dkms),
@@ -196,7 +243,10 @@ pub fn get(kind: Kind, say: &dyn Fn(&str)) -> Result<Image> {
         &hash,
     ]);
     let dir = cache::build(kind.name(), &key, |dir| {
-        say("building the guests' disk (Debian from this machine's mirror; a minute or two, once)");
+        say(&format!(
+            "building the disk of guests with Linux {} (Debian from this machine's mirror; a minute or two, once)",
+            kind.series()
+        ));
         build(dir, &packages, own.as_deref(), &sources)
     })?;
     let release = fs::read_to_string(dir.join("release"))?;
@@ -219,6 +269,9 @@ fn build(dir: &Path, packages: &str, own: Option<&Path>, sources: &str) -> Resul
         .args(["--quiet", "--variant=apt"])
         .arg(format!("--include={packages}"));
     command.arg("--aptopt=APT::Install-Recommends \"false\"");
+    command.arg(format!("--aptopt=APT::Default-Release \"{SUITE}\""));
+    // The lists of sid are valid for a week: a mirror that is behind will do.
+    command.arg("--aptopt=Acquire::Check-Valid-Until \"false\"");
     for waste in ["doc", "locale", "man", "info"] {
         command.arg(format!("--dpkgopt=path-exclude=/usr/share/{waste}/*"));
     }
@@ -282,7 +335,7 @@ fn pick_modules(dir: &Path) -> Result<()> {
 }
 
 /// Package sources for the guests: the mirror the host itself uses.
-pub fn sources() -> Result<String> {
+pub fn sources(kind: Kind) -> Result<String> {
     let files = Path::new("/etc/apt");
     let mut text = fs::read_to_string(files.join("sources.list")).unwrap_or_default();
     let mut deb822 = String::new();
@@ -304,7 +357,12 @@ pub fn sources() -> Result<String> {
     let uri = mirror(&text, &deb822, codename).context(
         "no Debian mirror in /etc/apt: the guests are made from the one this machine uses",
     )?;
-    Ok(format!("deb {uri} {SUITE} main\n"))
+    let mut suites = vec![SUITE, kind.origin().0];
+    suites.dedup();
+    Ok(suites
+        .iter()
+        .map(|suite| format!("deb {uri} {suite} main\n"))
+        .collect())
 }
 
 /// The address of `codename`'s main archive, from one-line and deb822 sources.

@@ -14,7 +14,7 @@ use crate::{
     artefacts::{self, Kernel, Needs, Payload, GUEST_MODULES},
     capture,
     guest::{Guest, Setup},
-    image,
+    image::{self, Kind},
     narrate::Narrator,
     switch::{Switch, Wire},
 };
@@ -31,8 +31,6 @@ pub const SERVICE6_NET: &str = "fd00:45::100/64";
 pub const PEER4: &str = "10.45.0.3";
 /// The peer's IPv6 address.
 pub const PEER6: &str = "fd00:45::3";
-/// The destination's own address.
-pub const DEST4: &str = "10.45.0.2";
 /// Limits are multiplied by this on the debug kernel.
 const DEBUG_SLOWDOWN: f64 = 5.0;
 /// Where CRIU's images and logs lie in a guest.
@@ -65,6 +63,8 @@ pub struct Lab {
     pub source: Guest,
     /// Where it moves to.
     dest: Option<Guest>,
+    /// Hosts that are neither now.
+    others: Vec<Guest>,
     /// Who talks to it.
     pub peer: Guest,
     /// KVM or TCG, and its limits.
@@ -78,41 +78,51 @@ impl Lab {
     pub fn start(plan: Plan, dir: &Path, tell: &Narrator) -> Result<Self> {
         let say = |words: &str| tell.step(words);
         let agent = artefacts::agent()?;
-        let payload = artefacts::payload(plan.needs, &say)?;
-        let image = image_for(plan.needs, &say)?;
+        let hosts = hosts(plan);
+        let mut systems: Vec<System> = Vec::new();
+        for host in &hosts {
+            if systems.iter().all(|s| s.kind != host.kind) {
+                systems.push(System::make(plan.needs, host.kind, &agent, dir, &say)?);
+            }
+        }
+        let first = systems.first().context("no guests")?;
         let plain = dir.join("probe.initrd");
-        artefacts::initrd(&image, &agent, &Payload::default(), &plain)?;
-        let mut accel = accel::find(&image, &plain, &say)?;
+        artefacts::initrd(&first.image, &agent, &Payload::default(), &plain)?;
+        let mut accel = accel::find(&first.image, &plain, &say)?;
         let debug = Kernel::chosen()? == Kernel::Debug;
         if debug {
             accel.slowdown *= DEBUG_SLOWDOWN;
         }
         fs::remove_file(&plain)?;
-        let initrd = dir.join("initrd");
-        artefacts::initrd(&image, &agent, &payload, &initrd)?;
         let capture = dir.join("peer.pcap");
-        let switch = Switch::start(
-            dir,
-            &["source", "dest", "peer"],
-            "peer",
-            &capture,
-            plan.wire,
-        )?;
-        let boot = |name: &str, number: u8| -> Result<Guest> {
+        let ports: Vec<&str> = hosts.iter().map(|h| h.name).collect();
+        let switch = Switch::start(dir, &ports, "peer", &capture, plan.wire)?;
+        let boot = |host: &Host| -> Result<Guest> {
+            let (name, number) = (host.name, host.number);
             tell.step(&format!(
                 "booting {name} ({})",
                 if accel.kvm { "KVM" } else { "TCG, no KVM here" }
             ));
+            let system = systems
+                .iter()
+                .find(|s| s.kind == host.kind)
+                .context("a disk without a system")?;
             let port = Some(switch.port(name));
             let setup = Setup {
                 name,
                 number,
                 dir,
-                image: &image,
-                initrd: &initrd,
+                image: &system.image,
+                initrd: &system.initrd,
                 port,
                 accel,
                 memory_mib: plan.needs.memory_mib() * if debug { 3 } else { 1 },
+                // Some tests want a host that labels associations, and the peer is idle then.
+                boot: if plan.needs == Needs::Tests && name == "peer" {
+                    " security=selinux selinux=1"
+                } else {
+                    ""
+                },
                 boot_seconds: 30.0,
             };
             let mut guest = Guest::boot(&setup)?;
@@ -120,17 +130,19 @@ impl Lab {
                 .with_context(|| format!("cannot prepare {name}"))?;
             Ok(guest)
         };
-        let source = boot("source", 1)?;
-        let dest = if plan.dest {
-            Some(boot("dest", 2)?)
-        } else {
-            None
-        };
-        let peer = boot("peer", 3)?;
-        fs::remove_file(&initrd)?;
+        let mut guests = Vec::new();
+        for host in &hosts {
+            guests.push(boot(host)?);
+        }
+        for system in &systems {
+            fs::remove_file(&system.initrd)?;
+        }
+        let peer = guests.pop().context("no peer")?;
+        let mut guests = guests.into_iter();
         Ok(Self {
-            source,
-            dest,
+            source: guests.next().context("no source")?,
+            dest: guests.next(),
+            others: guests.collect(),
             peer,
             accel,
             switch,
@@ -161,6 +173,19 @@ impl Lab {
             .as_mut()
             .context("this scenario has no destination")?;
         std::mem::swap(&mut self.source, dest);
+        Ok(())
+    }
+
+    /// Goes on from the destination, which becomes the source, to the host of that name.
+    pub fn on_to(&mut self, name: &str) -> Result<()> {
+        self.swap()?;
+        let dest = self.dest()?;
+        if dest.name != name {
+            let other = self.others.iter_mut().find(|g| g.name == name);
+            let other = other.with_context(|| format!("no host is called {name}"))?;
+            let dest = self.dest.as_mut().context("no destination")?;
+            std::mem::swap(dest, other);
+        }
         Ok(())
     }
 
@@ -208,6 +233,7 @@ impl Lab {
         ]
         .into_iter()
         .flatten()
+        .chain(&mut self.others)
     }
 
     /// Fetches logs out of the guests into the scenario's folder, as far as they still answer.
@@ -232,20 +258,74 @@ impl Lab {
     }
 }
 
+/// A guest to be.
+struct Host {
+    name: &'static str,
+    number: u8,
+    kind: Kind,
+}
+
+/// The guests of a plan in the order in which they boot; the peer is the last.
+fn hosts(plan: Plan) -> Vec<Host> {
+    let host = |name, number, kind| Host { name, number, kind };
+    let usual = plan.needs.image();
+    let mut hosts = match plan.needs {
+        Needs::Kernels => vec![
+            host("linux-6.1", 1, Kind::Debian12),
+            host("linux-6.12", 2, Kind::NewCriu),
+            host("linux-7.2", 4, Kind::Sid),
+        ],
+        Needs::TestsOnOthers => vec![
+            host("linux-6.1", 1, Kind::Debian12),
+            host("linux-7.2", 4, Kind::Sid),
+        ],
+        _ if plan.dest => vec![host("source", 1, usual), host("dest", 2, usual)],
+        _ => vec![host("source", 1, usual)],
+    };
+    hosts.push(host("peer", 3, usual));
+    hosts
+}
+
+/// What guests of one kernel boot.
+struct System {
+    kind: Kind,
+    image: image::Image,
+    initrd: PathBuf,
+}
+
+impl System {
+    fn make(
+        needs: Needs,
+        kind: Kind,
+        agent: &Path,
+        dir: &Path,
+        say: &dyn Fn(&str),
+    ) -> Result<Self> {
+        let payload = artefacts::payload(needs, kind, say)?;
+        let image = image_for(needs, kind, say)?;
+        let initrd = dir.join(format!("initrd-{}", kind.name()));
+        artefacts::initrd(&image, agent, &payload, &initrd)?;
+        Ok(Self {
+            kind,
+            image,
+            initrd,
+        })
+    }
+}
+
 /// The guests' disk; built anew if its kernel is not the one the patched module was built for.
-fn image_for(needs: Needs, say: &dyn Fn(&str)) -> Result<image::Image> {
-    let kind = needs.image();
+fn image_for(needs: Needs, kind: Kind, say: &dyn Fn(&str)) -> Result<image::Image> {
     let found = image::get(kind, say)?;
     if needs == Needs::Packages {
         return Ok(found);
     }
     if Kernel::chosen()? == Kernel::Debug {
-        return found.with_kernel(&artefacts::modules(&|_| ())?);
+        return found.with_kernel(&artefacts::modules(kind, &|_| ())?);
     }
     if needs == Needs::Workloads {
         return Ok(found);
     }
-    let module = artefacts::modules(&|_| ())?.join("sctp.ko");
+    let module = artefacts::modules(kind, &|_| ())?.join("sctp.ko");
     if artefacts::matches(&module, &found.release).is_ok() {
         return Ok(found);
     }
@@ -275,9 +355,10 @@ fn prepare(guest: &mut Guest, number: u8, needs: Needs) -> Result<()> {
     } else if needs == Needs::Unloaded {
         guest.sh("modprobe -a libcrc32c crc32c_generic udp_tunnel ip6_udp_tunnel nf_tables")?;
     } else {
+        // What the modules need differs with the kernel.
         guest.sh(&format!(
-            "modprobe -a libcrc32c crc32c_generic udp_tunnel ip6_udp_tunnel inet_diag nf_tables; \
-             insmod {GUEST_MODULES}/sctp.ko; insmod {GUEST_MODULES}/sctp_diag.ko"
+            "cd {GUEST_MODULES}; modprobe -a nf_tables $(modinfo -F depends sctp.ko sctp_diag.ko | tr , '\\n' | grep -vx sctp); \
+             insmod sctp.ko; insmod sctp_diag.ko"
         ))?;
     }
     if needs == Needs::Containers {

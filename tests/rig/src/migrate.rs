@@ -59,17 +59,27 @@ pub fn migrate_rest(
     outcome: &mut Outcome,
     tell: &Narrator,
 ) -> Result<Window> {
+    let (source, dest) = (lab.source.name.clone(), lab.dest()?.name.clone());
+    let wide = source.len().max(dest.len()) + 1;
+    let tell_of =
+        |host: &str, words: &str| tell.step(&format!("{:wide$} {words}", format!("{host}:")));
     lab.dest()?.sh(&lock(what.addresses))?;
-    tell.step("dest:   telecr lock, so that no packet finds the address before the associations are there");
+    tell_of(
+        &dest,
+        "telecr lock, so that no packet finds the address before the associations are there",
+    );
 
     let began = SystemTime::now();
     let out = dump(&mut lab.source, what.pid, options)?;
     must(&lab.source.name, "criu dump", &out)?;
     outcome.figure("dump_ms", out.elapsed_ms);
-    tell.step(&format!(
-        "source: criu dump, {} ms; the process is gone from here",
-        out.elapsed_ms
-    ));
+    tell_of(
+        &source,
+        &format!(
+            "criu dump, {} ms; the process is gone from here",
+            out.elapsed_ms
+        ),
+    );
 
     let bytes = lab
         .source
@@ -89,21 +99,20 @@ pub fn migrate_rest(
         &[&[&format!("--exclude={EARLIER}"), IMAGES], what.files].concat(),
     )?;
     outcome.figure("transfer_ms", transfer_ms);
-    tell.step(&format!("images copied to dest, {transfer_ms} ms"));
+    tell.step(&format!("images copied to {dest}, {transfer_ms} ms"));
     if what.serves_on {
         leave(lab, what, tell)?;
     }
 
-    let dest = lab.dest()?;
-    own(dest, what.addresses)?;
-    tell.step("dest:   the address is added and announced");
-    let out = restore(dest)?;
-    must("dest", "criu restore", &out)?;
+    own(lab.dest()?, what.addresses)?;
+    tell_of(&dest, "the address is added and announced");
+    let out = restore(lab.dest()?)?;
+    must(&dest, "criu restore", &out)?;
     outcome.figure("restore_ms", out.elapsed_ms);
-    tell.step(&format!(
-        "dest:   criu restore, {} ms; the process runs on",
-        out.elapsed_ms
-    ));
+    tell_of(
+        &dest,
+        &format!("criu restore, {} ms; the process runs on", out.elapsed_ms),
+    );
     Ok(Window {
         began,
         ended: SystemTime::now(),
@@ -112,7 +121,7 @@ pub fn migrate_rest(
 
 fn leave(lab: &mut Lab, what: &Move<'_>, tell: &Narrator) -> Result<()> {
     lab.source.sh(&addresses("del", what.addresses))?;
-    tell.step("source: the address is removed");
+    tell.step(&format!("{}: the address is removed", lab.source.name));
     Ok(())
 }
 
@@ -124,6 +133,8 @@ pub fn own(guest: &mut Guest, what: &[&str]) -> Result<()> {
     for address in what {
         let bare = address.split('/').next().unwrap_or(address);
         let words = if bare.contains(':') {
+            // Who knows the peer already would not make itself known.
+            guest.sh("ip -6 neigh flush dev eth0")?;
             format!("ping -q -c 1 -W 1 -I {bare} {PEER6}")
         } else {
             format!("arping -q -U -c 2 -I eth0 {bare}")

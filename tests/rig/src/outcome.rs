@@ -44,6 +44,13 @@ impl Outcome {
         self.faults.push(fault);
     }
 
+    /// Notes the figures of a part under one name, and its faults.
+    pub fn part(&mut self, name: &str, part: Self) {
+        self.figure(name, part.figures);
+        let faults = part.faults.into_iter();
+        self.faults.extend(faults.map(|f| format!("{name}: {f}")));
+    }
+
     /// Did nothing go wrong?
     pub fn ok(&self) -> bool {
         self.faults.is_empty()

@@ -16,6 +16,7 @@ mod gtp_netns;
 mod gtp_scale;
 mod hostile;
 mod hss;
+mod kernels;
 mod local;
 mod migrate_mme;
 mod migrate_socat;
@@ -64,6 +65,9 @@ pub const ALL: &[Scenario] = &[
     repair::SCENARIO,
     hostile::SOAK,
     hostile::FUZZ,
+    kernels::OLD,
+    kernels::NEW,
+    kernels::BOTH,
     local::SCENARIO,
     sockets::SCENARIO,
     cli::SCENARIO,
@@ -73,6 +77,7 @@ pub const ALL: &[Scenario] = &[
     migrate_mme::MANY,
     predump::SCENARIO,
     predump::PAGE_SERVER,
+    kernels::CROSS,
     wakeup::SCENARIO,
     bad_input::SCENARIO,
     explain::SCENARIO,

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     artefacts::Needs,
     guest::Guest,
-    lab::{Lab, Plan, DEST4, IMAGES},
+    lab::{Lab, Plan, IMAGES},
     migrate::{self, Move},
     narrate::Narrator,
     outcome::Outcome,
@@ -64,7 +64,8 @@ fn run(lab: &mut Lab, server: bool, outcome: &mut Outcome, tell: &Narrator) -> R
         pre_dump(lab, &talk, round, parent, server, outcome, tell)?;
     }
 
-    let remote = ["--page-server", "--address", DEST4, "--port", PORT];
+    let address = lab.dest()?.address();
+    let remote = ["--page-server", "--address", &address, "--port", PORT];
     let mut options = vec!["--track-mem", "--prev-images-dir", "pre2"];
     if server {
         options.extend(remote);
@@ -120,10 +121,11 @@ fn pre_dump(
     if let Some(parent) = parent {
         argv.extend(["--prev-images-dir", parent]);
     }
+    let address = lab.dest()?.address();
     if server {
         lab.dest()?.sh(&format!("mkdir -p {dir}"))?;
         page_server(lab.dest()?, &dir, parent)?;
-        argv.extend(["--page-server", "--address", DEST4, "--port", PORT]);
+        argv.extend(["--page-server", "--address", &address, "--port", PORT]);
     }
     let out = lab.source.run(&argv)?;
     migrate::must("source", "criu pre-dump", &out)?;

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::Scenario;
 use crate::{
-    artefacts::{Needs, COMPANION_TESTS, SELFTESTS, YNL},
+    artefacts::{Kernel, Needs, COMPANION_TESTS, SELFTESTS, YNL},
     guest::Guest,
     lab::{Lab, Plan},
     narrate::Narrator,
@@ -34,7 +34,34 @@ pub(super) const SCENARIO: Scenario = Scenario {
 /// How long a set of tests may take, scaled.
 const SECONDS: f64 = 180.0;
 
-fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+/// A policy for SELinux, and the one test that wants it.
+const POLICY: &str = include_str!("labels.cil");
+const LABELS: &str = "kinds::labels_of_an_association";
+
+pub(super) fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+    on(&mut lab.source, outcome, tell)?;
+    if Kernel::chosen()? == Kernel::Debug {
+        tell.step("the debug kernel has no SELinux: labels are not tried");
+        return Ok(());
+    }
+    labelled(&mut lab.peer, outcome, tell)
+}
+
+/// Labels of associations, on a host that booted with SELinux.
+fn labelled(host: &mut Guest, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+    host.put("/run/labels.cil", 0o644, POLICY.as_bytes())?;
+    host.sh(
+        "cd /run && secilc -c 33 -o policy -f contexts labels.cil && \
+         mount -t selinuxfs none /sys/fs/selinux && dd if=policy of=/sys/fs/selinux/load bs=1M",
+    )?;
+    let command = format!("{COMPANION_TESTS} --include-ignored --exact {LABELS}");
+    tests(host, outcome, "label_tests", &command, "test ")?;
+    tell.step(&format!("{}: labels of SELinux move too", host.name));
+    Ok(())
+}
+
+/// Runs all tests on one host.
+pub(super) fn on(host: &mut Guest, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let library = format!("{COMPANION_TESTS} --include-ignored --test-threads 1");
     let selftests = format!("e=0; for t in {SELFTESTS}/*; do $t || e=$?; done; exit $e");
     let spec = format!(
@@ -46,8 +73,8 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
         ("ynl_tests", &spec, "ok "),
         ("library_tests", &library, "test "),
     ] {
-        let count = tests(&mut lab.source, outcome, figure, command, passed)?;
-        tell.step(&format!("{count} {figure} passed"));
+        let count = tests(host, outcome, figure, command, passed)?;
+        tell.step(&format!("{}: {count} {figure} passed", host.name));
     }
     Ok(())
 }
