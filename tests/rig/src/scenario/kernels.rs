@@ -40,7 +40,7 @@ pub(super) const NEW: Scenario = Scenario {
 pub(super) const BOTH: Scenario = Scenario {
     name: "sctp-kernels",
     about: "sctp-repair on Debian 12's kernel and on Debian sid's, side by side",
-    in_all: false,
+    in_all: true,
     keep: false,
     plan: alone_with(Needs::TestsOnOthers),
     run: both,
@@ -49,7 +49,7 @@ pub(super) const BOTH: Scenario = Scenario {
 pub(super) const CROSS: Scenario = Scenario {
     name: "sctp-cross-kernel",
     about: "an MME-like server moves from Linux 6.1 to 6.12, to 7.2 and back to 6.12 while 16 eNBs keep talking",
-    in_all: false,
+    in_all: true,
     keep: false,
     plan: Plan {
         needs: Needs::Kernels,
