@@ -10,7 +10,6 @@ pub mod artefacts;
 pub mod cache;
 pub mod capture;
 pub mod container;
-pub mod dkms;
 pub mod guest;
 pub mod image;
 pub mod initrd;

@@ -24,8 +24,7 @@ use crate::{
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "deb",
     about: "the Debian packages install, build the module, move an MME, and leave nothing behind",
-    // Not yet seen to pass.
-    in_all: false,
+    in_all: true,
     keep: false,
     plan: Plan {
         needs: Needs::Packages,

@@ -6,7 +6,6 @@ mod bench;
 mod cli;
 mod companion;
 mod deb;
-mod dkms;
 mod docker;
 mod epc;
 mod explain;
@@ -92,7 +91,6 @@ pub const ALL: &[Scenario] = &[
     epc::EPC,
     flood::SCENARIO,
     companion::SCENARIO,
-    dkms::SCENARIO,
     deb::SCENARIO,
     docker::SCENARIO,
     bench::SCENARIO,
