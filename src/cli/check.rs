@@ -125,7 +125,6 @@ fn privileges() -> Finding {
 
 fn companion() -> Finding {
     const WHAT: &str = "SCTP repair mode (kernel)";
-    let (major, minor) = version(&release()).unwrap_or((6, 12));
     match Repair::open() {
         Ok(r) => Finding::met(WHAT, format!("version {}", r.version())),
         Err(e) => Finding::missing(
@@ -135,8 +134,7 @@ fn companion() -> Finding {
                 other => other.to_string(),
             },
             format!(
-                "apt install dkms linux-headers-amd64 linux-source-{major}.{minor}\n\
-                 dkms install telecr-sctp/{}\n\
+                "apt install ./telecr-sctp-dkms_{}_all.deb linux-headers-amd64    # make deb, in telecr's source, makes it\n\
                  modprobe sctp    # or reboot, where the stock sctp is loaded already: it cannot be unloaded",
                 env!("CARGO_PKG_VERSION")
             ),
@@ -179,7 +177,11 @@ fn plugin() -> Finding {
         Finding::missing(
             WHAT,
             format!("{PLUGIN} is not there"),
-            "make install    # in telecr's source",
+            concat!(
+                "apt install ./telecr_",
+                env!("CARGO_PKG_VERSION"),
+                "_amd64.deb    # make deb, in telecr's source, makes it"
+            ),
         )
     }
 }

@@ -10,7 +10,7 @@ use crate::{image, netlink};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The loaded `sctp` module knows no repair mode.
-    #[error("the kernel has no SCTP repair mode; install telecr's module (dkms install telecr-sctp), then modprobe sctp, or reboot where the stock sctp is loaded already: it cannot be unloaded")]
+    #[error("the kernel has no SCTP repair mode; install telecr's module (package telecr-sctp-dkms), then modprobe sctp, or reboot where the stock sctp is loaded already: it cannot be unloaded")]
     NoCompanion,
     /// The loaded module is older than this build.
     #[error("the loaded sctp module has repair mode version {have}, this telecr needs {need}; install the module that came with it and reboot")]

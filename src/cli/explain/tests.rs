@@ -28,7 +28,7 @@ fn our_own_errors_are_cut_into_cause_and_cure() {
         cause,
         "repair mode cannot be used: the kernel has no SCTP repair mode"
     );
-    assert!(cure.contains("dkms install telecr-sctp"), "{cure}");
+    assert!(cure.contains("package telecr-sctp-dkms"), "{cure}");
     let (cause, cure) = only(include_str!("logs/address.log"));
     assert!(cause.ends_with("10.9.9.9 is not on this host"), "{cause}");
     assert_eq!(cure, "ip address add 10.9.9.9/32 dev DEV");

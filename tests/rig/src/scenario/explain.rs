@@ -84,7 +84,7 @@ gone() { while kill -0 $pid 2>/dev/null; do sleep 0.1; done; }
 
 const CASES: &[Case] = &[
     case("no plugin", "bg socat SCTP4-LISTEN:7301 PIPE; dump -L $PWD/empty", "has not loaded telecr's plugin", "telecr_plugin.so"),
-    on_stock("no repair mode", "bg socat SCTP4-LISTEN:7301 PIPE; dump", "no SCTP repair mode", "dkms install"),
+    on_stock("no repair mode", "bg socat SCTP4-LISTEN:7301 PIPE; dump", "no SCTP repair mode", "telecr-sctp-dkms"),
     case("TCP connection", "bg socat TCP-LISTEN:7302 PIPE; bg socat TCP:127.0.0.1:7302 PIPE; dump", "TCP connection", "--tcp-established"),
     case("terminal", "setsid script -qc 'sleep 731; true' /dev/null </dev/null >/dev/null 2>&1 & child '^sleep 731'; dump", "terminal", "--shell-job"),
     case("file lock", "bg flock lock sleep 600; dump", "file lock", "--file-locks"),
