@@ -119,7 +119,7 @@ impl Lab {
                 memory_mib: plan.needs.memory_mib() * if debug { 3 } else { 1 },
                 // Some tests want a host that labels associations, and the peer is idle then.
                 boot: if plan.needs == Needs::Tests && name == "peer" {
-                    " security=selinux selinux=1"
+                    " security=selinux"
                 } else {
                     ""
                 },
