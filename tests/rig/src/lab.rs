@@ -118,7 +118,7 @@ impl Lab {
                 accel,
                 memory_mib: plan.needs.memory_mib() * if debug { 3 } else { 1 },
                 // Some tests want a host that labels associations, and the peer is idle then.
-                boot: if plan.needs == Needs::Tests && name == "peer" {
+                boot: if matches!(plan.needs, Needs::Tests | Needs::TestsOn(_)) && name == "peer" {
                     " security=selinux"
                 } else {
                     ""
