@@ -33,20 +33,26 @@ fn read(repair: &mut Repair, image: &[u8]) -> Result<(OwnedFd, Summary), Error> 
 /// Freezes, dumps, closes, restores and wakes.
 fn moved(fd: OwnedFd) -> (OwnedFd, Summary) {
     let mut repair = Repair::open().unwrap();
+    let (fd, summary) = moved_asleep(&mut repair, fd);
+    repair.wake(fd.as_fd()).unwrap();
+    (fd, summary)
+}
+
+/// The same, but does not wake it yet.
+fn moved_asleep(repair: &mut Repair, fd: OwnedFd) -> (OwnedFd, Summary) {
     repair.freeze(fd.as_fd()).unwrap();
     assert!(repair.is_frozen(fd.as_fd()).unwrap());
-    let (image, dumped) = write(&mut repair, &fd);
+    let (image, dumped) = write(repair, &fd);
     // What the peer sends now would draw an ABORT.
     let here: Vec<_> = local_addresses().unwrap().into_iter().collect();
     lock::lock(&here, lock::LIMIT).unwrap();
     drop(fd);
-    let (fd, restored) = read(&mut repair, &image).unwrap();
+    let (fd, restored) = read(repair, &image).unwrap();
     lock::unlock(&here).unwrap();
     assert_eq!(dumped, restored);
     // What was restored dumps the same way again.
-    let (again, _) = write(&mut repair, &fd);
+    let (again, _) = write(repair, &fd);
     compare(&image, &again);
-    repair.wake(fd.as_fd()).unwrap();
     (fd, restored)
 }
 
