@@ -117,8 +117,7 @@ impl Lab {
                 port,
                 accel,
                 memory_mib: plan.needs.memory_mib() * if debug { 3 } else { 1 },
-                // Some tests want a host that labels associations, and the peer is idle then.
-                boot: if matches!(plan.needs, Needs::Tests | Needs::TestsOn(_)) && name == "peer" {
+                boot: if labels(plan.needs, name) {
                     " security=selinux"
                 } else {
                     ""
@@ -335,6 +334,11 @@ fn image_for(needs: Needs, kind: Kind, say: &dyn Fn(&str)) -> Result<image::Imag
     Ok(fresh)
 }
 
+/// Some tests want a host that labels associations; the peer has nothing else to do then.
+fn labels(needs: Needs, name: &str) -> bool {
+    matches!(needs, Needs::Tests | Needs::TestsOn(_)) && name == "peer"
+}
+
 /// Network and modules.
 fn prepare(guest: &mut Guest, number: u8, needs: Needs) -> Result<()> {
     guest.sh(&format!(
@@ -350,7 +354,7 @@ fn prepare(guest: &mut Guest, number: u8, needs: Needs) -> Result<()> {
         guest.sh(&format!(
             "insmod {GUEST_MODULES}/sctp.ko; insmod {GUEST_MODULES}/sctp_diag.ko; mount -t debugfs none /sys/kernel/debug"
         ))?;
-    } else if needs == Needs::Workloads || guest.name == "peer" {
+    } else if needs == Needs::Workloads || guest.name == "peer" && !labels(needs, &guest.name) {
         guest.sh("modprobe -a sctp sctp_diag")?;
     } else if needs == Needs::Unloaded {
         guest.sh("modprobe -a libcrc32c crc32c_generic udp_tunnel ip6_udp_tunnel nf_tables")?;
