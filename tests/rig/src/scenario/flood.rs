@@ -53,6 +53,30 @@ const CORE: Container<'static> = Container {
     ],
 };
 
+/// All that peers send to the MME, again and again, and INITs in between.
+pub(super) struct Flood {
+    pid: i32,
+}
+
+impl Flood {
+    /// Begins when there are associations.
+    pub(super) fn start(lab: &mut Lab) -> Result<Self> {
+        let port = mme::PORT.to_string();
+        let argv = ["flood", "--from", PEER4, "--to", SERVICE4, "--port", &port];
+        let pid = lab.peer.spawn(&argv, FLOOD)?;
+        thread::sleep(Duration::from_secs(2));
+        Ok(Self { pid })
+    }
+
+    /// Ends it, and tells how many packets there were.
+    pub(super) fn stop(self, lab: &mut Lab) -> Result<u64> {
+        lab.peer.signal(self.pid, libc::SIGTERM)?;
+        lab.peer.wait(self.pid, 10.0)?;
+        let said = lab.peer.sh(&format!("cat {FLOOD}"))?;
+        said.trim().parse().context("flood has not counted")
+    }
+}
+
 fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let programs = ["/usr/bin/mme-server", "/usr/bin/spgw", "/bin/sh"];
     container::image(lab, IMAGE, &programs, "true")?;
@@ -74,10 +98,7 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
         tunnels: TUNNELS,
     };
     spgw::all_served(&mut lab.peer, &net).context("before the flood")?;
-    let port = mme::PORT.to_string();
-    let argv = ["flood", "--from", PEER4, "--to", SERVICE4, "--port", &port];
-    let flood = lab.peer.spawn(&argv, FLOOD)?;
-    thread::sleep(Duration::from_secs(2));
+    let flood = Flood::start(lab)?;
     tell.step("peer: associations and tunnels are in use, and the flood is on");
 
     let began = SystemTime::now();
@@ -96,9 +117,7 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
         tell.step(&format!("move {n} of {MOVES}"));
     }
     outcome.figure("moves", MOVES);
-    lab.peer.signal(flood, libc::SIGTERM)?;
-    lab.peer.wait(flood, 10.0)?;
-    let sent: u64 = lab.peer.sh(&format!("cat {FLOOD}"))?.trim().parse()?;
+    let sent = flood.stop(lab)?;
     let lasted = began.elapsed().unwrap_or_default().as_secs().max(1);
     outcome.figure("flood_packets", sent);
     outcome.figure("flood_per_second", sent / lasted);

@@ -27,8 +27,8 @@ pub const PROGRAMS: &[&str] = &["/usr/bin/mme-server", "/usr/sbin/mariadbd", "/b
 /// What makes its database, in the folder of the image.
 pub const DATABASE: &str = "mkdir -p usr/share var/lib/mysql; \
      for d in mysql mariadb; do if [ -d /usr/share/$d ]; then cp -rL /usr/share/$d usr/share/; fi; done; \
-     echo \"CREATE DATABASE IF NOT EXISTS hss; CREATE TABLE IF NOT EXISTS hss.t (n INT PRIMARY KEY) ENGINE=InnoDB; \
-     CREATE USER IF NOT EXISTS 'hss'@'%' IDENTIFIED BY 'hss'; GRANT ALL ON hss.* TO 'hss'@'%';\" > etc/init.sql; \
+     printf '%s;\\n' 'CREATE DATABASE IF NOT EXISTS hss' 'CREATE TABLE IF NOT EXISTS hss.t (n INT PRIMARY KEY) ENGINE=InnoDB' \
+     \"CREATE USER IF NOT EXISTS 'hss'@'%' IDENTIFIED BY 'hss'\" \"GRANT ALL ON hss.* TO 'hss'@'%'\" > etc/init.sql; \
      mariadb-install-db --no-defaults --user=root --datadir=$PWD/var/lib/mysql --skip-test-db \
      --auth-root-authentication-method=normal --innodb-log-file-size=8M > /var/tmp/install-db.log 2>&1";
 
@@ -66,9 +66,13 @@ pub struct Client {
 impl Client {
     /// Waits for the database, begins, and waits for the first rows.
     pub fn start(lab: &mut Lab) -> Result<Self> {
-        lab.peer.until("the database to answer", 60.0, |g| {
-            Ok(count(g).is_ok_and(|rows| rows == 0))
-        })?;
+        let mut last = Ok(0);
+        lab.peer
+            .until("the database to answer", 60.0, |g| {
+                last = count(g);
+                Ok(matches!(last, Ok(0)))
+            })
+            .with_context(|| format!("the database says {last:?}"))?;
         let script = format!(
             "rm -f {STOP}; {{ echo 'SELECT CONNECTION_ID();'; echo 'START TRANSACTION;'; n=0; \
              while [ ! -e {STOP} ]; do n=$((n+1)); echo \"INSERT INTO t VALUES ($n); SELECT $n;\"; sleep 0.1; done; \
