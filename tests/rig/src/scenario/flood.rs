@@ -32,6 +32,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 const MOVES: usize = 50;
+/// Packets a second.
+const RATE: u32 = 2000;
 const TUNNELS: u32 = 200;
 const IMAGE: &str = "telecr/core";
 const FLOOD: &str = "/var/tmp/flood.out";
@@ -59,10 +61,14 @@ pub(super) struct Flood {
 }
 
 impl Flood {
-    /// Begins when there are associations.
-    pub(super) fn start(lab: &mut Lab) -> Result<Self> {
-        let port = mme::PORT.to_string();
-        let argv = ["flood", "--from", PEER4, "--to", SERVICE4, "--port", &port];
+    /// Begins when there are associations: so many packets a second.
+    pub(super) fn start(lab: &mut Lab, rate: u32) -> Result<Self> {
+        let (port, rate) = (mme::PORT.to_string(), rate.to_string());
+        let argv = [
+            ["flood", "--from", PEER4, "--to", SERVICE4],
+            ["--port", &port, "--rate", &rate, "--interface=eth0"],
+        ]
+        .concat();
         let pid = lab.peer.spawn(&argv, FLOOD)?;
         thread::sleep(Duration::from_secs(2));
         Ok(Self { pid })
@@ -98,7 +104,7 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
         tunnels: TUNNELS,
     };
     spgw::all_served(&mut lab.peer, &net).context("before the flood")?;
-    let flood = Flood::start(lab)?;
+    let flood = Flood::start(lab, RATE)?;
     tell.step("peer: associations and tunnels are in use, and the flood is on");
 
     let began = SystemTime::now();

@@ -43,7 +43,7 @@ pub fn container(network: Network, runtime: &'static str) -> Container<'static> 
         addresses: [ADDRESS, ""],
         runtime,
         options: &[],
-        moving: &["--tcp-established"],
+        moving: &["--tcp-established", "--file-locks"],
         command: &[
             IMAGE,
             "/bin/sh",

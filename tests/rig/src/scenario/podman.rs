@@ -123,7 +123,7 @@ fn unprepared(lab: &mut Lab, service: &Service) -> Result<u64> {
     let container = container(Network::Macvlan, "crun");
     container.start(lab)?;
     let peer = mme::peers_of(lab, service, Sockets::Each)?;
-    let flood = Flood::start(lab)?;
+    let flood = Flood::start(lab, 200)?;
     lab.dest()?.sh(&format!("mv {DROP_IN} /var/tmp/"))?;
     let window = container.migrate(lab, &mut Outcome::default())?;
     lab.dest()?
