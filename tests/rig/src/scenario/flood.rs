@@ -2,7 +2,7 @@
 //! Windows shut: peers flood a container with all they have while it moves to and fro many times.
 
 use std::{
-    thread,
+    env, thread,
     time::{Duration, SystemTime},
 };
 
@@ -31,6 +31,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
+/// How many, unless `TELECR_FLOOD_MOVES` says otherwise.
 const MOVES: usize = 50;
 /// Packets a second.
 const RATE: u32 = 2000;
@@ -110,7 +111,11 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let began = SystemTime::now();
     let before = mme::snapshot(&mut lab.peer, peer)?;
     let served = spgw::snapshot(&mut lab.peer, &net)?;
-    for n in 1..=MOVES {
+    let moves = match env::var("TELECR_FLOOD_MOVES") {
+        Ok(number) => number.parse().context("TELECR_FLOOD_MOVES is no number")?,
+        Err(_) => MOVES,
+    };
+    for n in 1..=moves {
         CORE.migrate(lab, outcome)
             .with_context(|| format!("move {n}"))?;
         lab.swap()?;
@@ -120,9 +125,9 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
             "after move {n} {} associations are left",
             now.established
         );
-        tell.step(&format!("move {n} of {MOVES}"));
+        tell.step(&format!("move {n} of {moves}"));
     }
-    outcome.figure("moves", MOVES);
+    outcome.figure("moves", moves);
     let sent = flood.stop(lab)?;
     let lasted = began.elapsed().unwrap_or_default().as_secs().max(1);
     outcome.figure("flood_packets", sent);

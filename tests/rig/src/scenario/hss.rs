@@ -25,8 +25,9 @@ pub const IMAGE: &str = "telecr/hss";
 /// Programs in it.
 pub const PROGRAMS: &[&str] = &["/usr/bin/mme-server", "/usr/sbin/mariadbd", "/bin/sh"];
 /// What makes its database, in the folder of the image.
-pub const DATABASE: &str = "mkdir -p usr/share var/lib/mysql; \
-     for d in mysql mariadb; do if [ -d /usr/share/$d ]; then cp -rL /usr/share/$d usr/share/; fi; done; \
+pub const DATABASE: &str = "mkdir -p var/lib/mysql; \
+     for d in mysql/english mysql/charsets mariadb/english mariadb/charsets; do if [ -d /usr/share/$d ]; then \
+     mkdir -p usr/share/${d%/*}; cp -rL /usr/share/$d usr/share/$d; fi; done; \
      printf '%s;\\n' 'CREATE DATABASE IF NOT EXISTS hss' 'CREATE TABLE IF NOT EXISTS hss.t (n INT PRIMARY KEY) ENGINE=InnoDB' \
      \"CREATE USER IF NOT EXISTS 'hss'@'%' IDENTIFIED BY 'hss'\" \"GRANT ALL ON hss.* TO 'hss'@'%'\" > etc/init.sql; \
      mariadb-install-db --no-defaults --user=root --datadir=$PWD/var/lib/mysql --skip-test-db \
