@@ -63,7 +63,7 @@ pub fn image(lab: &mut Lab, name: &str, programs: &[&str], more: &str) -> Result
     ))?;
     let out = lab.source.run_within(
         &["sh", "-ec", &format!(
-            "tar -c -C /var/tmp/root . | podman import - {name} && podman save -o /var/tmp/image.tar {name}"
+            "rm -f /var/tmp/image.tar; tar -c -C /var/tmp/root . | podman import - {name} && podman save -o /var/tmp/image.tar {name}"
         )],
         &[],
         180.0,
