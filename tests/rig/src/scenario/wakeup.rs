@@ -25,41 +25,52 @@ const OUTAGE: Duration = Duration::from_secs(20);
 /// No timer is shorter (RFC 9260, 16).
 const RTO_MIN: Duration = Duration::from_secs(1);
 
+const PLAN: Plan = Plan {
+    needs: Needs::Everything,
+    dest: false,
+    wire: Wire {
+        delay: Duration::from_millis(2),
+        loss: 0,
+    },
+};
+
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "sctp-wakeup",
     about:
-        "after 20 s of silence the peers, whose timers have backed off, go on within a round trip, and again",
+        "after 20 s of silence the peers, whose timers have backed off, go on within a round trip",
     in_all: true,
     keep: false,
-    plan: Plan {
-        needs: Needs::Everything,
-        dest: false,
-        wire: Wire {
-            delay: Duration::from_millis(2),
-            loss: 0,
-        },
-    },
-    run,
+    plan: PLAN,
+    run: |lab, outcome, tell| run(lab, 1, outcome, tell),
 };
 
-/// Twice: what woke the peers once they remember, and must not be tired of.
-const OUTAGES: usize = 2;
+pub(super) const AGAIN: Scenario = Scenario {
+    name: "sctp-wakeup-again",
+    about: "the same twice: what has woken the peers once they remember, and wake all the same",
+    in_all: false,
+    keep: false,
+    plan: PLAN,
+    run: |lab, outcome, tell| run(lab, 2, outcome, tell),
+};
 
-fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+fn run(lab: &mut Lab, outages: usize, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let talk = mme::start(lab)?;
     thread::sleep(Duration::from_secs(2));
     let before = mme::snapshot(&mut lab.peer, talk.peer)?;
     let began = SystemTime::now();
-    for n in 0..OUTAGES {
+    for n in 0..outages {
+        if n > 0 {
+            thread::sleep(Duration::from_secs(5));
+        }
         let woken = outage(lab, &talk, tell)?;
-        at_once(&woken, outcome)?;
+        figures(&woken, outcome)?;
         // From the second on the timers are so long that few peers have tried twice.
         if n == 0 {
             before_timers(&woken, outcome)?;
+        } else {
+            at_once(&woken, outcome);
         }
-        thread::sleep(Duration::from_secs(5));
     }
-    outcome.figure("outages", OUTAGES);
     let after = mme::settle(lab, &talk)?;
     mme::judge(&before, &after, outcome);
     lab.wire(mme::PORT, began, SystemTime::now())?
@@ -95,19 +106,22 @@ fn ms(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Nobody waits as long as the shortest of timers.
-fn at_once(woken: &[Wake], outcome: &mut Outcome) -> Result<()> {
+fn figures(woken: &[Wake], outcome: &mut Outcome) -> Result<()> {
     let most = |of: fn(&Wake) -> Duration| woken.iter().map(of).max().context("no association");
     let least = |of: fn(&Wake) -> Duration| woken.iter().map(of).min().context("no association");
     outcome.figure("outage_ms", ms(least(|w| w.outage)?));
     outcome.worst("round_trip_ms", ms(most(|w| w.round_trip)?));
     outcome.worst("first_down_ms", ms(most(|w| w.down)?));
     outcome.worst("first_up_ms", ms(most(|w| w.up)?));
+    Ok(())
+}
+
+/// Nobody waits as long as the shortest of timers.
+fn at_once(woken: &[Wake], outcome: &mut Outcome) {
     let late = woken.iter().filter(|w| w.up >= RTO_MIN).count();
     outcome.require(late == 0, || {
         format!("{late} peers waited for a timer before they sent again")
     });
-    Ok(())
 }
 
 /// The timers of most peers would have fired much later.
