@@ -9,8 +9,11 @@
 //! again in the new size (RFC 9260, 7.2.4; `sctp_icmp_frag_needed()` in Linux), and
 //! the congestion window is left alone. So one is sent that asks for four bytes
 //! less. The peer forgets it after a while, ten minutes in Linux
-//! (`net.ipv4.route.mtu_expires`); one that still remembers an earlier one, or whose
-//! network drops ICMP, waits for its timer.
+//! (`net.ipv4.route.mtu_expires`), and until then only a still smaller one is news
+//! to it. So this host gets the same message about its own packets: it remembers the
+//! size as long as the peer, the next dump finds it as the path MTU, and the next
+//! host asks for four bytes less again. A peer whose network drops ICMP waits for its
+//! timer.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -32,22 +35,23 @@ const LESS: u32 = 4;
 const LEAST: u32 = 1280;
 
 /// What one ICMP message is about: packets of an association from a peer to one of
-/// the addresses it knows this host by.
+/// the addresses it knows this host by; or the other way round, in a message from
+/// this host to itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Nudge {
-    /// The peer's address and port.
+    /// The address and port of who is told, the peer.
     peer: SocketAddr,
-    /// The address and port of this host.
+    /// Where its packets go, this host.
     local: SocketAddr,
-    /// Verification tag of the packets this host gets.
+    /// The verification tag of these packets.
     tag: u32,
     /// IP packet size to ask for, in bytes.
     mtu: u32,
 }
 
-/// The messages that wake one association's peer; none while there is no
-/// association yet, and none over UDP (RFC 6951), whose datagrams are of no interest
-/// to the SCTP of the peer.
+/// The messages that wake one association's peer, and those by which this host
+/// remembers them; none while there is no association yet, and none over UDP
+/// (RFC 6951), whose datagrams are of no interest to the SCTP of the peer.
 #[must_use]
 pub fn nudges(asoc: &Association) -> Vec<Nudge> {
     let (Some(tag), None | Some(0)) = (asoc.my_vtag, asoc.encap_port) else {
@@ -72,6 +76,12 @@ pub fn nudges(asoc: &Association) -> Vec<Nudge> {
                 tag,
                 mtu,
             });
+            found.extend(asoc.peer_vtag.map(|tag| Nudge {
+                peer: local,
+                local: peer,
+                tag,
+                mtu,
+            }));
         }
     }
     found
@@ -186,6 +196,7 @@ mod tests {
         let bytes = |a: &&str| addr::bytes(a.parse().unwrap());
         Association {
             my_vtag: Some(0x0102_0304),
+            peer_vtag: Some(0x0506_0708),
             local_port: Some(36412),
             peer_port: Some(5000),
             local_addrs: local.iter().map(bytes).collect(),
@@ -204,9 +215,12 @@ mod tests {
     #[test]
     fn a_message_quotes_a_packet_of_the_peer() {
         let found = nudges(&asoc(&["192.0.2.1:36412"], &["192.0.2.9:5000"], 1500));
-        let [nudge] = found[..] else {
+        let [nudge, mirror] = found[..] else {
             panic!("{found:?}")
         };
+        // This host is told the same of the packets it sends.
+        assert_eq!((mirror.peer, mirror.local), (nudge.local, nudge.peer));
+        assert_eq!((mirror.tag, mirror.mtu), (0x0506_0708, nudge.mtu));
         let bytes = nudge.message();
         // Type 3, code 4, next-hop MTU 1496.
         assert_eq!(bytes[..2], [3, 4]);
@@ -242,10 +256,12 @@ mod tests {
             pairs,
             [
                 "192.0.2.1:36412 192.0.2.9:5000 8996",
-                "[2001:db8::1]:36412 [2001:db8::9]:5000 8996"
+                "192.0.2.9:5000 192.0.2.1:36412 8996",
+                "[2001:db8::1]:36412 [2001:db8::9]:5000 8996",
+                "[2001:db8::9]:5000 [2001:db8::1]:36412 8996"
             ]
         );
-        let message = found[1].message();
+        let message = found[2].message();
         assert_eq!(message[..2], [2, 0]);
         assert_eq!(message[4..8], 8996u32.to_be_bytes());
         assert_eq!(message.len(), 8 + 40 + 8);

@@ -10,6 +10,7 @@ use crate::{
     lab::{Lab, SERVICE4, SERVICE4_NET, SERVICE6, SERVICE6_NET},
     migrate::{self, Window},
     outcome::Outcome,
+    readme,
 };
 
 /// podman's network, whatever its driver.
@@ -62,7 +63,7 @@ pub fn image(lab: &mut Lab, name: &str, programs: &[&str], more: &str) -> Result
     ))?;
     let out = lab.source.run_within(
         &["sh", "-ec", &format!(
-            "tar -c -C /var/tmp/root . | podman import - {name} && podman save -o /var/tmp/image.tar {name}"
+            "rm -f /var/tmp/image.tar; tar -c -C /var/tmp/root . | podman import - {name} && podman save -o /var/tmp/image.tar {name}"
         )],
         &[],
         180.0,
@@ -89,13 +90,13 @@ impl Network {
             Self::Macvlan => guest.sh(&format!(
                 "podman network create -d macvlan -o parent=eth0 {subnets}"
             ))?,
+            // podman makes no network of a subnet that the host is on.
             Self::Bridge => guest.sh(&format!(
-                "ip link add {BRIDGE} type bridge; ip link set {BRIDGE} up; \
-                 six=$(ip -o -6 address show dev eth0 scope global | sed 's/.*inet6 //; s/ .*//'); \
-                 ip address flush dev eth0; ip link set eth0 master {BRIDGE}; \
-                 ip address add {own}/24 dev {BRIDGE}; ip address add $six dev {BRIDGE} nodad; \
-                 podman network rm -f {NETWORK}; \
-                 podman network create -d bridge -o mode=unmanaged --interface-name {BRIDGE} {subnets}"
+                "six=$(ip -o -6 address show dev eth0 scope global | sed 's/.*inet6 //; s/ .*//'); \
+                 ip address flush dev eth0; podman network rm -f {NETWORK}; \
+                 podman network create -d bridge --disable-dns -o mode=unmanaged --interface-name {BRIDGE} {subnets}; \
+                 ip link add {BRIDGE} type bridge; ip link set {BRIDGE} up; ip link set eth0 master {BRIDGE}; \
+                 ip address add {own}/24 dev {BRIDGE}; ip address add $six dev {BRIDGE} nodad"
             ))?,
         };
         Ok(())
@@ -158,6 +159,8 @@ impl Container<'_> {
     /// Starts it on the source.
     pub fn start(&self, lab: &mut Lab) -> Result<()> {
         self.network.begin(&mut lab.source)?;
+        // The last container with this address had another link address.
+        lab.peer.sh("ip neigh flush dev eth0")?;
         let mut argv = vec!["podman", "run", "-d", "--runtime", self.runtime];
         argv.extend(["--name", self.name, "--network"]);
         let namespace = format!("ns:{NAMESPACE}");
@@ -177,16 +180,23 @@ impl Container<'_> {
         migrate::must("source", "podman run", &out)
     }
 
-    /// `podman container checkpoint` with the export that [`restore`](Self::restore) takes.
-    pub fn checkpoint(&self) -> Vec<String> {
-        let words = ["podman", "container", "checkpoint", "-e"].map(String::from);
-        let mut argv = words.to_vec();
-        argv.push(self.archive());
-        argv.extend(self.moving.iter().map(ToString::to_string));
-        argv.push(self.name.to_owned());
-        argv
+    /// The script that checkpoints it into what [`restore`](Self::restore) takes.
+    pub fn checkpoint(&self) -> Result<String> {
+        self.pasted(0)
     }
 
+    fn restore(&self) -> Result<String> {
+        self.pasted(1)
+    }
+
+    /// A block of README.md with this container's name in it, and its options.
+    fn pasted(&self, number: usize) -> Result<String> {
+        let block = readme::block("### podman", number)?;
+        let command = block.trim_end().replace("mme", self.name);
+        Ok(format!("cd /var/tmp; {command} {}", self.moving.join(" ")))
+    }
+
+    /// The file that travels.
     fn archive(&self) -> String {
         format!("/var/tmp/{}.tar.zst", self.name)
     }
@@ -196,8 +206,7 @@ impl Container<'_> {
         let archive = self.archive();
         let ping = Ping::start(lab, self.addresses[0])?;
         let began = SystemTime::now();
-        let checkpoint = self.checkpoint();
-        let argv: Vec<&str> = checkpoint.iter().map(String::as_str).collect();
+        let argv = ["sh", "-ec", &self.checkpoint()?];
         let out = lab.source.run_within(&argv, &[], 120.0)?;
         migrate::must(&lab.source.name, "podman container checkpoint", &out)?;
         outcome.worst("checkpoint_ms", out.elapsed_ms);
@@ -209,9 +218,7 @@ impl Container<'_> {
 
         let dest = lab.dest()?;
         self.network.arrive(dest)?;
-        let mut argv = vec!["podman", "container", "restore", "--keep", "-i", &archive];
-        argv.extend(self.moving);
-        let out = dest.run_within(&argv, &[], 120.0)?;
+        let out = dest.run_within(&["sh", "-ec", &self.restore()?], &[], 120.0)?;
         migrate::must(&dest.name, "podman container restore", &out)?;
         outcome.worst("restore_ms", out.elapsed_ms);
         outcome.worst("downtime_ms", ping.stop(lab)?);
@@ -235,14 +242,16 @@ impl Container<'_> {
 }
 
 /// Asks for an address, many times a second.
-struct Ping {
+#[derive(Debug)]
+pub struct Ping {
     pid: i32,
 }
 
 impl Ping {
     const LOG: &'static str = "/var/tmp/ping.log";
 
-    fn start(lab: &mut Lab, address: &str) -> Result<Self> {
+    /// Begins, and waits for the first answers.
+    pub fn start(lab: &mut Lab, address: &str) -> Result<Self> {
         let argv = ["ping", "-D", "-i", "0.05", address];
         let pid = lab.peer.spawn(&argv, Self::LOG)?;
         lab.peer.until("an answer to a ping", 20.0, |g| {
@@ -252,7 +261,7 @@ impl Ping {
     }
 
     /// The longest time between two answers, in milliseconds.
-    fn stop(self, lab: &mut Lab) -> Result<u64> {
+    pub fn stop(self, lab: &mut Lab) -> Result<u64> {
         let before = lab.peer.get(Self::LOG)?.len();
         lab.peer.until("the address to answer a ping", 30.0, |g| {
             Ok(g.get(Self::LOG)?.len() > before)

@@ -19,6 +19,7 @@ pub mod narrate;
 pub mod outcome;
 pub mod packages;
 pub mod proto;
+pub mod readme;
 pub mod scenario;
 pub mod switch;
 pub mod tool;

@@ -20,6 +20,7 @@ TELECR_RIG_ACCEL   kvm or tcg instead of what a probe finds
 TELECR_RIG_KERNEL  debug: a kernel with KASAN, lockdep and kmemleak, built when first asked for (an hour)
 TELECR_SOAK_SEED   first seed of sctp-soak (default 1), TELECR_SOAK_SEEDS: how many (20)
 TELECR_FUZZ_SEED   seed of sctp-fuzz (default 1), TELECR_FUZZ_MESSAGES: how many messages (100000)
+TELECR_FLOOD_MOVES how many moves of flood (50)
 TELECR_KO_DIR      a folder with sctp.ko and sctp_diag.ko to use instead of `kernel-patches/kp build`"
 )]
 struct Options {

@@ -23,8 +23,8 @@ pub struct Wake {
     /// From the first packet of the service to the peer's first message.
     pub up: Duration,
     /// From the first packet of the service to the moment the peer's T3-rtx timer would have fired next, were each
-    /// interval twice the one before (RFC 9260, 6.3.3, E2).
-    pub timer: Duration,
+    /// interval twice the one before (RFC 9260, 6.3.3, E2). None when the peer has not tried twice.
+    pub timer: Option<Duration>,
 }
 
 /// Every association of the port that was silent after `from` and spoke again.
@@ -69,14 +69,14 @@ fn wake(heard: &[(SystemTime, bool, bool)]) -> Option<Wake> {
     let interval = tries
         .windows(2)
         .filter_map(|w| Some(since(*w.last()?, *w.first()?)))
-        .max()?;
-    let next = *tries.last()? + 2 * interval;
+        .max();
+    let next = tries.last().zip(interval).map(|(last, i)| *last + 2 * i);
     Some(Wake {
         outage: since(spoke, fell),
         round_trip: first(false, false)?,
         down: first(true, true)?,
         up: first(false, true)?,
-        timer: since(next, spoke),
+        timer: next.map(|n| since(n, spoke)),
     })
 }
 
@@ -104,7 +104,7 @@ mod tests {
             round_trip: ms(3),
             down: ms(4),
             up: ms(6),
-            timer: ms(2000),
+            timer: Some(ms(2000)),
         };
         assert_eq!(wake(&heard), Some(expect));
         assert_eq!(wake(&heard[..5]), None);

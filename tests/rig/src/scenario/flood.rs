@@ -2,7 +2,7 @@
 //! Windows shut: peers flood a container with all they have while it moves to and fro many times.
 
 use std::{
-    thread,
+    env, thread,
     time::{Duration, SystemTime},
 };
 
@@ -31,7 +31,10 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
+/// How many, unless `TELECR_FLOOD_MOVES` says otherwise.
 const MOVES: usize = 50;
+/// Packets a second.
+const RATE: u32 = 2000;
 const TUNNELS: u32 = 200;
 const IMAGE: &str = "telecr/core";
 const FLOOD: &str = "/var/tmp/flood.out";
@@ -52,6 +55,34 @@ const CORE: Container<'static> = Container {
          exec /bin/spgw --bind 10.45.0.100 --peer 10.45.0.3 --tunnels 200 --control /tmp/spgw.sock",
     ],
 };
+
+/// All that peers send to the MME, again and again, and INITs in between.
+pub(super) struct Flood {
+    pid: i32,
+}
+
+impl Flood {
+    /// Begins when there are associations: so many packets a second.
+    pub(super) fn start(lab: &mut Lab, rate: u32) -> Result<Self> {
+        let (port, rate) = (mme::PORT.to_string(), rate.to_string());
+        let argv = [
+            ["flood", "--from", PEER4, "--to", SERVICE4],
+            ["--port", &port, "--rate", &rate, "--interface=eth0"],
+        ]
+        .concat();
+        let pid = lab.peer.spawn(&argv, FLOOD)?;
+        thread::sleep(Duration::from_secs(2));
+        Ok(Self { pid })
+    }
+
+    /// Ends it, and tells how many packets there were.
+    pub(super) fn stop(self, lab: &mut Lab) -> Result<u64> {
+        lab.peer.signal(self.pid, libc::SIGTERM)?;
+        lab.peer.wait(self.pid, 10.0)?;
+        let said = lab.peer.sh(&format!("cat {FLOOD}"))?;
+        said.trim().parse().context("flood has not counted")
+    }
+}
 
 fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let programs = ["/usr/bin/mme-server", "/usr/bin/spgw", "/bin/sh"];
@@ -74,16 +105,17 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
         tunnels: TUNNELS,
     };
     spgw::all_served(&mut lab.peer, &net).context("before the flood")?;
-    let port = mme::PORT.to_string();
-    let argv = ["flood", "--from", PEER4, "--to", SERVICE4, "--port", &port];
-    let flood = lab.peer.spawn(&argv, FLOOD)?;
-    thread::sleep(Duration::from_secs(2));
+    let flood = Flood::start(lab, RATE)?;
     tell.step("peer: associations and tunnels are in use, and the flood is on");
 
     let began = SystemTime::now();
     let before = mme::snapshot(&mut lab.peer, peer)?;
     let served = spgw::snapshot(&mut lab.peer, &net)?;
-    for n in 1..=MOVES {
+    let moves = match env::var("TELECR_FLOOD_MOVES") {
+        Ok(number) => number.parse().context("TELECR_FLOOD_MOVES is no number")?,
+        Err(_) => MOVES,
+    };
+    for n in 1..=moves {
         CORE.migrate(lab, outcome)
             .with_context(|| format!("move {n}"))?;
         lab.swap()?;
@@ -93,12 +125,10 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
             "after move {n} {} associations are left",
             now.established
         );
-        tell.step(&format!("move {n} of {MOVES}"));
+        tell.step(&format!("move {n} of {moves}"));
     }
-    outcome.figure("moves", MOVES);
-    lab.peer.signal(flood, libc::SIGTERM)?;
-    lab.peer.wait(flood, 10.0)?;
-    let sent: u64 = lab.peer.sh(&format!("cat {FLOOD}"))?.trim().parse()?;
+    outcome.figure("moves", moves);
+    let sent = flood.stop(lab)?;
     let lasted = began.elapsed().unwrap_or_default().as_secs().max(1);
     outcome.figure("flood_packets", sent);
     outcome.figure("flood_per_second", sent / lasted);

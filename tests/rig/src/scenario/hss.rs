@@ -24,13 +24,17 @@ pub const S6A: Service = Service {
 pub const IMAGE: &str = "telecr/hss";
 /// Programs in it.
 pub const PROGRAMS: &[&str] = &["/usr/bin/mme-server", "/usr/sbin/mariadbd", "/bin/sh"];
-/// What makes its database, in the folder of the image.
-pub const DATABASE: &str = "mkdir -p usr/share var/lib/mysql; \
-     for d in mysql mariadb; do if [ -d /usr/share/$d ]; then cp -rL /usr/share/$d usr/share/; fi; done; \
-     echo \"CREATE DATABASE IF NOT EXISTS hss; CREATE TABLE IF NOT EXISTS hss.t (n INT PRIMARY KEY) ENGINE=InnoDB; \
-     CREATE USER IF NOT EXISTS 'hss'@'%' IDENTIFIED BY 'hss'; GRANT ALL ON hss.* TO 'hss'@'%';\" > etc/init.sql; \
-     mariadb-install-db --no-defaults --user=root --datadir=$PWD/var/lib/mysql --skip-test-db \
-     --auth-root-authentication-method=normal --innodb-log-file-size=8M > /var/tmp/install-db.log 2>&1";
+/// What makes its database, in the folder of the image: small files, since podman carries those that have changed along.
+pub const DATABASE: &str = "mkdir -p var/lib/mysql; printf '%s\\n' '[mariadbd]' user=root skip-name-resolve \
+     innodb-use-native-aio=0 innodb-buffer-pool-size=16M innodb-log-file-size=4M innodb-autoextend-increment=1 \
+     innodb-data-file-path=ibdata1:5M:autoextend innodb-temp-data-file-path=ibtmp1:2M:autoextend \
+     innodb-undo-tablespaces=0 performance-schema=0 > etc/my.cnf; \
+     for d in mysql/english mysql/charsets mariadb/english mariadb/charsets; do if [ -d /usr/share/$d ]; then \
+     mkdir -p usr/share/${d%/*}; cp -rL /usr/share/$d usr/share/$d; fi; done; \
+     printf '%s;\\n' 'CREATE DATABASE IF NOT EXISTS hss' 'CREATE TABLE IF NOT EXISTS hss.t (n INT PRIMARY KEY) ENGINE=InnoDB' \
+     \"CREATE USER IF NOT EXISTS 'hss'@'%' IDENTIFIED BY 'hss'\" \"GRANT ALL ON hss.* TO 'hss'@'%'\" > etc/init.sql; \
+     mariadb-install-db --defaults-file=$PWD/etc/my.cnf --user=root --datadir=$PWD/var/lib/mysql --skip-test-db \
+     --auth-root-authentication-method=normal > /var/tmp/install-db.log 2>&1";
 
 const OUTPUT: &str = "/var/tmp/hss.out";
 const STOP: &str = "/var/tmp/hss.stop";
@@ -43,16 +47,14 @@ pub fn container(network: Network, runtime: &'static str) -> Container<'static> 
         addresses: [ADDRESS, ""],
         runtime,
         options: &[],
-        moving: &["--tcp-established"],
+        moving: &["--tcp-established", "--file-locks"],
         command: &[
             IMAGE,
             "/bin/sh",
             "-c",
             "/bin/mme-server --listen 10.45.0.101:3868 --status /tmp/status.json & \
-             exec /bin/mariadbd --no-defaults --user=root --datadir=/var/lib/mysql --socket=/run/mysqld.sock \
-             --pid-file=/run/mysqld.pid --bind-address=10.45.0.101 --skip-name-resolve --skip-log-bin \
-             --innodb-use-native-aio=0 --innodb-log-file-size=8M --innodb-buffer-pool-size=16M \
-             --performance-schema=0 --init-file=/etc/init.sql",
+             exec /bin/mariadbd --defaults-file=/etc/my.cnf --datadir=/var/lib/mysql --socket=/run/mysqld.sock \
+             --pid-file=/run/mysqld.pid --bind-address=10.45.0.101 --init-file=/etc/init.sql",
         ],
     }
 }
@@ -66,9 +68,13 @@ pub struct Client {
 impl Client {
     /// Waits for the database, begins, and waits for the first rows.
     pub fn start(lab: &mut Lab) -> Result<Self> {
-        lab.peer.until("the database to answer", 60.0, |g| {
-            Ok(count(g).is_ok_and(|rows| rows == 0))
-        })?;
+        let mut last = Ok(0);
+        lab.peer
+            .until("the database to answer", 60.0, |g| {
+                last = count(g);
+                Ok(matches!(last, Ok(0)))
+            })
+            .with_context(|| format!("the database says {last:?}"))?;
         let script = format!(
             "rm -f {STOP}; {{ echo 'SELECT CONNECTION_ID();'; echo 'START TRANSACTION;'; n=0; \
              while [ ! -e {STOP} ]; do n=$((n+1)); echo \"INSERT INTO t VALUES ($n); SELECT $n;\"; sleep 0.1; done; \

@@ -78,6 +78,7 @@ pub const ALL: &[Scenario] = &[
     predump::PAGE_SERVER,
     kernels::CROSS,
     wakeup::SCENARIO,
+    wakeup::AGAIN,
     bad_input::SCENARIO,
     explain::SCENARIO,
     gtp::LOCAL,

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{ensure, Context, Result};
 
 use super::{
+    flood::Flood,
     mme::{self, Service, Sockets, Talk},
     Scenario,
 };
@@ -68,13 +69,14 @@ pub(super) fn container(network: Network, runtime: &'static str) -> Container<'s
 fn mme(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     container::image(lab, IMAGE, &["/usr/bin/mme-server"], "true")?;
     tell.step("source, dest: the image is there");
+    // The bridge takes the interface over: it comes last.
     let setups = [
-        (Network::Host, "crun"),
         (Network::Macvlan, "crun"),
         (Network::Macvlan, "runc"),
-        (Network::Namespace, "runc"),
-        (Network::Namespace, "crun"),
+        (Network::Host, "crun"),
         (Network::Host, "runc"),
+        (Network::Namespace, "crun"),
+        (Network::Namespace, "runc"),
         (Network::Bridge, "crun"),
         (Network::Bridge, "runc"),
     ];
@@ -83,22 +85,56 @@ fn mme(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
             .with_context(|| format!("a refusal under {runtime}"))?;
     }
     tell.step("crun, runc: podman says why telecr refuses, and the container runs on");
-    let mut prepared = Vec::new();
-    for (round, (network, runtime)) in (1u16..).zip(setups) {
+    let mut prepared = vec![Network::Macvlan];
+    for guest in lab.hosts()? {
+        Network::Macvlan.prepare(guest)?;
+    }
+    let aborts = unprepared(lab, &from_ports_of(2)).context("without telecr's netavark")?;
+    outcome.figure("aborts_without_lock", aborts);
+    outcome.require(aborts > 0, || {
+        "without telecr's netavark no packet came too early: this scenario cannot see a lock".into()
+    });
+    tell.step("without telecr's netavark: ABORTs, as was to be shown");
+    for (round, (network, runtime)) in (3u16..).zip(setups) {
         if !prepared.contains(&network) {
             prepared.push(network);
-            network.prepare(&mut lab.source)?;
-            network.prepare(lab.dest()?)?;
+            for guest in lab.hosts()? {
+                network.prepare(guest)?;
+            }
         }
-        let service = from_ports_of(round + 1);
-        one(lab, &container(network, runtime), &service, outcome)
-            .with_context(|| format!("{network:?}, {runtime}"))?;
+        one(
+            lab,
+            &container(network, runtime),
+            &from_ports_of(round),
+            outcome,
+        )
+        .with_context(|| format!("{network:?}, {runtime}"))?;
         tell.step(&format!(
             "{network:?}, {runtime}: moved and no peer noticed"
         ));
     }
     outcome.figure("setups", setups.len());
     Ok(())
+}
+
+/// The control: podman on its own, while the peers flood. Answers how many ABORTs they got.
+fn unprepared(lab: &mut Lab, service: &Service) -> Result<u64> {
+    const DROP_IN: &str = "/etc/containers/containers.conf.d/50-telecr.conf";
+    let container = container(Network::Macvlan, "crun");
+    container.start(lab)?;
+    let peer = mme::peers_of(lab, service, Sockets::Each)?;
+    let flood = Flood::start(lab, 200)?;
+    lab.dest()?.sh(&format!("mv {DROP_IN} /var/tmp/"))?;
+    let window = container.migrate(lab, &mut Outcome::default())?;
+    lab.dest()?
+        .sh(&format!("mv /var/tmp/50-telecr.conf {DROP_IN}"))?;
+    flood.stop(lab)?;
+    let answers = lab.answers(window.began, window.ended)?;
+    lab.peer.signal(peer, libc::SIGKILL)?;
+    lab.peer.wait(peer, 10.0)?;
+    lab.swap()?;
+    container.stop(&mut lab.source)?;
+    Ok(answers.abort)
 }
 
 /// Associations of their own for each round, so that the capture tells them apart.
@@ -142,8 +178,7 @@ fn refused(lab: &mut Lab, runtime: &'static str, service: &Service) -> Result<()
     refused.command = &command;
     refused.start(lab)?;
     let peer = mme::peers_of(lab, service, Sockets::Each)?;
-    let argv = refused.checkpoint();
-    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+    let argv = ["sh", "-ec", &refused.checkpoint()?];
     let out = lab.source.run_within(&argv, &[], 120.0)?;
     ensure!(out.code != 0, "podman has dumped what telecr refuses");
     let words = [
