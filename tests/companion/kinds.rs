@@ -194,7 +194,7 @@ fn peeled_off_sockets() {
 #[ignore = "needs the kernel companion"]
 fn labels_of_an_association() {
     let selinux = std::path::Path::new("/sys/fs/selinux/load").exists();
-    let label = |kind| selinux.then(|| format!("rig:rig:{kind}:s0\0").into_bytes());
+    let label = |kind| selinux.then(|| format!("rig:rig:{kind}\0").into_bytes());
     alone(&[]);
     let s = server(MANY, &["10.1.0.1:5000"]);
     let c = bound_to(MANY, &["10.1.0.2:6000"]);
