@@ -27,7 +27,7 @@ use crate::{
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "docker-migrate-mme",
     about: "an MME in a container moves with Docker's own commands, and back",
-    in_all: false,
+    in_all: true,
     keep: false,
     plan: Plan {
         needs: Needs::Docker,

@@ -34,7 +34,7 @@ pub(super) const PLAN: Plan = Plan {
 pub(super) const MME: Scenario = Scenario {
     name: "podman-migrate-mme",
     about: "an MME in a container moves with podman, on every kind of network, under crun and runc",
-    in_all: false,
+    in_all: true,
     keep: false,
     plan: PLAN,
     run: mme,
