@@ -280,7 +280,18 @@ fn catch_threads(pid: i32, caught: &mut Vec<i32>) -> bool {
     main_stands
 }
 
-/// Waits for an interrupted thread; signals on their way are delivered.
+/// What a thread gets that ran on in CRIU's code before it was caught. One of the
+/// program's own making comes again, since the instruction is repeated.
+const FAULTS: [i32; 5] = [
+    libc::SIGSEGV,
+    libc::SIGTRAP,
+    libc::SIGILL,
+    libc::SIGBUS,
+    libc::SIGFPE,
+];
+
+/// Waits for an interrupted thread; signals on their way are delivered, but for
+/// faults.
 fn stands(tid: i32) -> bool {
     loop {
         match ptrace::wait(tid) {
@@ -290,7 +301,7 @@ fn stands(tid: i32) -> bool {
                 let _ = ptrace::cont(tid, 0);
             }
             Ok(Stop::Signal(signal)) => {
-                let _ = ptrace::cont(tid, signal);
+                let _ = ptrace::cont(tid, if FAULTS.contains(&signal) { 0 } else { signal });
             }
         }
     }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::dump::Dump;
 use super::error::Result;
 use super::guard::Ice;
+use super::inject::Injector;
 use super::journal::Journal;
 use super::ptrace::{self, Stop};
 use super::{handover, proc, scan};
@@ -313,9 +314,17 @@ fn a_killed_criu_harms_no_task_without_sockets() {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let pid = server.pid;
     let criu = fake_criu_for(&server, libc::IPPROTO_SCTP, |dump| {
-        // Where no mapping was, as in a parasite.
+        // In a mapping that was not there, as in a parasite: a jump to itself.
+        let journal = Journal::new().unwrap();
+        let mut inj = Injector::start(pid, &journal).unwrap();
+        let prot = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        let args = [0, 4096, prot, flags, u64::MAX, 0];
+        let page = inj.call("mmap", libc::SYS_mmap, args).unwrap();
+        inj.write(&[0xeb, 0xfe], page).unwrap();
+        inj.finish().unwrap();
         let mut regs = ptrace::regs(pid).unwrap();
-        regs.rip = 0x1000;
+        regs.rip = page;
         ptrace::set_regs(pid, &regs).unwrap();
         (&theirs).write_all(b"s").unwrap();
         sleep(Duration::from_secs(60));
