@@ -30,7 +30,6 @@ const OPTIONS: &[(&str, libc::c_int, libc::c_int, usize)] = &[
     ("SCTP_NODELAY", SCTP, 3, 4),
     ("SCTP_ADAPTATION_LAYER", SCTP, 7, 4),
     ("SCTP_DISABLE_FRAGMENTS", SCTP, 8, 4),
-    ("SCTP_PEER_ADDR_PARAMS", SCTP, 9, 156),
     ("SCTP_DEFAULT_SEND_PARAM", SCTP, 10, 32),
     ("SCTP_EVENTS", SCTP, 11, 13),
     ("SCTP_MAXSEG", SCTP, 13, 8),
@@ -63,6 +62,13 @@ pub fn look(fd: BorrowedFd<'_>) -> Look {
         // that wakes the peer brings up to date.
         info.drain(8..16.min(info.len()));
         found.insert("SCTP_ASSOCINFO".into(), info);
+    }
+    if let Ok(mut params) = get(fd, SCTP, 9, 156) {
+        // SCTP_PEER_ADDR_PARAMS without the path MTU: what wakes the peer takes four bytes from it, at both ends.
+        if params.len() >= 142 {
+            params.drain(138..142);
+        }
+        found.insert("SCTP_PEER_ADDR_PARAMS".into(), params);
     }
     for (name, command) in [("F_GETFL", libc::F_GETFL), ("F_GETFD", libc::F_GETFD)] {
         // SAFETY: no pointers are passed.
