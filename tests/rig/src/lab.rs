@@ -339,10 +339,14 @@ fn labels(needs: Needs, name: &str) -> bool {
     matches!(needs, Needs::Tests | Needs::TestsOn(_)) && name == "peer"
 }
 
+const PIDS_PER_GUEST: u32 = 6000;
+
 /// Network and modules.
 fn prepare(guest: &mut Guest, number: u8, needs: Needs) -> Result<()> {
+    // A process keeps its number when it moves: each guest takes them from a range of its own.
+    let pids = PIDS_PER_GUEST * u32::from(number);
     guest.sh(&format!(
-        "ip link set lo up; sysctl -qw net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.eth0.ndisc_notify=1; \
+        "ip link set lo up; sysctl -qw net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.eth0.ndisc_notify=1 kernel.ns_last_pid={pids}; \
          ip link set eth0 up; ip address add {}/24 dev eth0; \
          ip address add fd00:45::{number}/64 dev eth0 nodad; mkdir -p {IMAGES}",
         guest.address()

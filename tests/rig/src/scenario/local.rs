@@ -33,6 +33,45 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
+/// How many kills the finer scenario takes.
+const MANY_KILLS: u64 = 100;
+
+pub(super) const KILLED: Scenario = Scenario {
+    name: "sctp-killed",
+    about: "CRIU is killed at a hundred points of a dump",
+    in_all: false,
+    keep: false,
+    plan: SCENARIO.plan,
+    run: kills,
+};
+
+fn kills(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+    let talk = mme::start(lab)?;
+    let before = mme::snapshot(&mut lab.peer, talk.peer)?;
+    let began = SystemTime::now();
+    let usual = migrate::dump(&mut lab.source, talk.server, &["--leave-running"])?;
+    migrate::must("source", "criu dump --leave-running", &usual)?;
+    kill_at(lab, &talk, usual.elapsed_ms, MANY_KILLS)?;
+    outcome.figure("kills", MANY_KILLS);
+    tell.step("the server runs on each time");
+    let after = mme::settle(lab, &talk)?;
+    let wire = lab.wire(mme::PORT, began, SystemTime::now())?;
+    mme::judge(&before, &after, outcome);
+    wire.judge(outcome);
+    Ok(())
+}
+
+/// Kills CRIU at so many points, evenly over the time a dump takes.
+fn kill_at(lab: &mut Lab, talk: &Talk, dump_ms: u64, points: u64) -> Result<()> {
+    for point in 1..=points {
+        let after = dump_ms * point / (points + 1);
+        migrate::killed_dump(&mut lab.source, talk.server, after)
+            .and_then(|()| mme::runs_on(lab, talk))
+            .with_context(|| format!("CRIU killed after {after} ms"))?;
+    }
+    Ok(())
+}
+
 fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let talk = mme::start(lab)?;
     let before = mme::snapshot(&mut lab.peer, talk.peer)?;
@@ -56,12 +95,7 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     full_disk(lab, &talk)?;
     tell.step("dump that fails half-way (no space for images): the server runs on");
 
-    for point in 1..=KILLS {
-        let after = usual.elapsed_ms * point / (KILLS + 1);
-        migrate::killed_dump(&mut lab.source, talk.server, after)
-            .and_then(|()| mme::runs_on(lab, &talk))
-            .with_context(|| format!("CRIU killed after {after} ms"))?;
-    }
+    kill_at(lab, &talk, usual.elapsed_ms, KILLS)?;
     outcome.figure("kills", KILLS);
     tell.step(&format!(
         "CRIU killed at {KILLS} points of the dump: the server runs on each time"

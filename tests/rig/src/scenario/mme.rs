@@ -133,7 +133,10 @@ pub fn snapshot(guest: &mut Guest, pid: i32) -> Result<Status> {
 /// The same from another status file.
 pub fn snapshot_at(guest: &mut Guest, pid: i32, path: &str) -> Result<Status> {
     let before = read(guest, path).map_or(0, |s| s.snapshot);
-    guest.signal(pid, libc::SIGUSR1)?;
+    if let Err(e) = guest.signal(pid, libc::SIGUSR1) {
+        let end = guest.ended(pid)?;
+        return Err(e.context(format!("the program is gone, its exit code is {end:?}")));
+    }
     let mut status = Status::default();
     guest.until("a snapshot", 10.0, |g| {
         status = read(g, path)?;

@@ -68,6 +68,7 @@ pub const ALL: &[Scenario] = &[
     kernels::NEW,
     kernels::BOTH,
     local::SCENARIO,
+    local::KILLED,
     sockets::SCENARIO,
     cli::SCENARIO,
     migrate_socat::SCENARIO,
