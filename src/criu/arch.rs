@@ -41,10 +41,32 @@ pub(crate) fn ip(regs: &Regs) -> u64 {
     regs.rip
 }
 
+/// `jmp .`: a thread that comes here waits here.
+pub(crate) const WAIT: [u8; 2] = [0xeb, 0xfe];
+
+/// `syscall`.
+const ENTER: [u8; 2] = [0x0f, 0x05];
+
 /// Whether these are the instructions by which CRIU makes a thread run a system
-/// call: `syscall; int3`.
+/// call: `syscall; int3`, or with a [`WAIT`] in place of the breakpoint.
 pub(crate) fn is_criu_code(code: &[u8]) -> bool {
-    code.starts_with(&[0x0f, 0x05, 0xcc])
+    code.strip_prefix(&ENTER)
+        .is_some_and(|rest| rest.starts_with(&[0xcc]) || rest.starts_with(&WAIT))
+}
+
+/// Where in CRIU's instructions [`WAIT`] stands in for the breakpoint.
+pub(crate) const DEFUSE_AT: u64 = ENTER.len() as u64;
+
+/// Where a thread with these registers may go on when it is let go: at the next
+/// instruction, or in a system call at the one that enters it again. All of that
+/// as one range, of which each half can take a [`WAIT`].
+pub(crate) fn resumes_in(regs: &Regs) -> (u64, u64) {
+    let in_call = (regs.orig_rax as i64) >= 0;
+    let back = if in_call { ENTER.len() as u64 } else { 0 };
+    (
+        regs.rip.saturating_sub(back),
+        regs.rip.saturating_add(WAIT.len() as u64),
+    )
 }
 
 /// Registers that make the thread run system call `nr` at our instructions.
@@ -88,6 +110,24 @@ mod tests {
     #[test]
     fn the_patch_leaves_other_bytes_alone() {
         assert_eq!(patch(0x1122_3344_5566_7788), 0x1122_33fe_eb05_0f88);
+    }
+
+    #[test]
+    fn criu_code_is_known_with_and_without_its_breakpoint() {
+        assert!(is_criu_code(&[0x0f, 0x05, 0xcc, 1]));
+        assert!(is_criu_code(&[0x0f, 0x05, 0xeb, 0xfe]));
+        assert!(!is_criu_code(&[0x0f, 0x05, 0x90, 1]));
+        assert!(!is_criu_code(&[0x0f, 0x05]));
+    }
+
+    #[test]
+    fn a_system_call_may_be_entered_again() {
+        let mut regs = from_words([0; size_of::<Regs>() / 8]);
+        regs.rip = 0x1000;
+        regs.orig_rax = 232;
+        assert_eq!(resumes_in(&regs), (0xffe, 0x1002));
+        regs.orig_rax = u64::MAX;
+        assert_eq!(resumes_in(&regs), (0x1000, 0x1002));
     }
 
     #[test]

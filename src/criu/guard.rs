@@ -7,9 +7,11 @@
 //! the tasks), holds none of its descriptors (podman waits for the RPC socket
 //! to close), and is in a session of its own.
 //!
-//! It notices CRIU's death through the end of a socket pair, which the kernel
-//! closes just before it lets the traced tasks run, and runs at real-time
-//! priority so that they do not get far with placeholders.
+//! It traces CRIU, whose end waits until the guard has laid traps for the tasks'
+//! threads ([`Tether`]). Where it cannot, because of `strace` say, it notices
+//! CRIU's death through the end of a socket pair, which the kernel closes just
+//! before it lets the traced tasks run, and at real-time priority it mostly is
+//! faster than they are.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -21,7 +23,8 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use super::error::{Context, Result};
 use super::journal::{Journal, Phase};
 use super::scan::Plan;
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, Traps};
+use super::tether::Tether;
 use super::{departed, logger, names, rescue, sys};
 
 /// How sockets of a kind are frozen and thawed.
@@ -74,9 +77,13 @@ impl Guard {
         Ok(Guard { line })
     }
 
-    /// Makes the guard look at the journal.
+    /// Makes the guard look at the journal, and waits until it has let go of CRIU.
     pub(crate) fn nudge(&mut self) -> Result<()> {
-        self.line.write_all(b"n").doing(|| "the guard is gone")
+        let mut seen = [0];
+        self.line
+            .write_all(b"n")
+            .and_then(|()| self.line.read_exact(&mut seen))
+            .doing(|| "the guard is gone")
     }
 }
 
@@ -87,35 +94,66 @@ fn stand_guard(orders: &Orders<'_>, line: &UnixStream, criu: &OwnedFd, criu_pid:
         log::error!("the guard cannot settle: {e}");
         return;
     }
+    let mut tether = Tether::tie(criu_pid)
+        .inspect_err(|e| {
+            log::warn!("CRIU is traced by somebody else, so beware of killing it: {e}")
+        })
+        .ok();
     // The other end is CRIU's alone now: `settle` has closed our copy.
     if (&*line).write_all(b"r").is_err() {
         return;
     }
-    wait_for_work(orders, line, criu);
-    match orders.journal.phase() {
+    let held = wait_for_work(orders, line, criu, tether.as_mut());
+    let phase = orders.journal.phase();
+    let mut traps = Traps::default();
+    if let Some(tether) = tether {
+        if held && phase == Phase::Working {
+            traps = orders.snapshot.lay_traps();
+        }
+        tether.release(held);
+    }
+    match phase {
         Phase::Cancelled => {}
         Phase::Returned => {
+            // CRIU may be gone.
+            let _ = (&*line).write_all(b"s");
             rescue::watch(orders, criu_pid, criu);
             departed::hold(orders.plan);
         }
-        Phase::Working => rescue::rescue(orders, criu),
+        Phase::Working => rescue::rescue(orders, criu, &traps),
     }
 }
 
-/// Returns when CRIU is gone or has said that it needs no watching any more.
-fn wait_for_work(orders: &Orders<'_>, line: &UnixStream, criu: &OwnedFd) {
+/// Returns when CRIU is gone, or has said that it needs no watching any more, or
+/// with `true` when it is held at its end.
+fn wait_for_work(
+    orders: &Orders<'_>,
+    line: &UnixStream,
+    criu: &OwnedFd,
+    mut tether: Option<&mut Tether>,
+) -> bool {
     while orders.journal.phase() == Phase::Working {
-        let Ok(ready) = sys::wait_readable(&[line.as_fd(), criu.as_fd()], -1) else {
-            return;
+        let mut lines = vec![line.as_fd(), criu.as_fd()];
+        lines.extend(tether.as_deref().map(Tether::news));
+        let Ok(ready) = sys::wait_readable(&lines, -1) else {
+            return false;
         };
+        if let (Some(tether), Some(true)) = (&mut tether, ready.get(2)) {
+            match tether.serve() {
+                Ok(false) => {}
+                Ok(true) => return true,
+                Err(_) => return false,
+            }
+        }
         if ready.get(1) == Some(&true) {
-            return;
+            return false;
         }
         let mut byte = [0];
         if ready.first() == Some(&true) && !matches!((&*line).read(&mut byte), Ok(1)) {
-            return;
+            return false;
         }
     }
+    false
 }
 
 /// Lets go of everything that is CRIU's.

@@ -126,7 +126,7 @@ impl<'a> Injector<'a> {
             ptrace::to_syscall(tid).doing(|| format!("cannot resume thread {tid}"))?;
             match ptrace::wait(tid).doing(|| format!("cannot wait for thread {tid}"))? {
                 Stop::Syscall => return Ok(()),
-                Stop::Event => {}
+                Stop::Event | Stop::Group | Stop::Exit => {}
                 // All that can be blocked is: this is SIGSTOP. It comes again at the end.
                 Stop::Signal(signal) => self.held = Some(signal),
                 Stop::Gone => {
@@ -190,7 +190,7 @@ fn restore(p: &Patient, memory: &File) -> Result<Option<i32>> {
         for _ in 0..MAX_STOPS {
             ptrace::cont(tid, 0).doing(|| format!("cannot resume thread {tid}"))?;
             match ptrace::wait(tid).doing(|| format!("cannot wait for thread {tid}"))? {
-                Stop::Event => {
+                Stop::Event | Stop::Group => {
                     stopped = true;
                     break;
                 }
@@ -200,7 +200,7 @@ fn restore(p: &Patient, memory: &File) -> Result<Option<i32>> {
                         what: "was killed during the hand-over".into(),
                     });
                 }
-                Stop::Syscall => {}
+                Stop::Syscall | Stop::Exit => {}
                 Stop::Signal(signal) => held = Some(signal),
             }
         }

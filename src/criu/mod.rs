@@ -16,6 +16,7 @@
 //! | `inject`, `ptrace`, `arch` | system calls run by a stopped thread |
 //! | `journal` | what the guard must know when CRIU dies at this very moment |
 //! | `guard`, `rescue` | the process that mends things when CRIU is gone |
+//! | `tether` | CRIU's end waits for the guard |
 //! | `departed` | what left must not be answered for here |
 //! | `snapshot` | undoing what CRIU's own code was doing in a task |
 //! | `dump`, `restore` | the hooks' work, in the order CRIU calls them |
@@ -46,6 +47,7 @@ mod scan;
 mod snapshot;
 mod sockets;
 mod sys;
+mod tether;
 
 pub use gtp::udp_socket;
 

@@ -9,6 +9,7 @@ use std::ptr::{null_mut, without_provenance_mut};
 use super::arch::Regs;
 
 const PTRACE_EVENT_STOP: i32 = 128;
+const PTRACE_LISTEN: libc::c_uint = 0x4208;
 const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
 const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
 const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
@@ -22,8 +23,12 @@ pub(crate) enum Stop {
     Gone,
     /// At the entry or exit of a system call.
     Syscall,
-    /// Interrupted, or stopped with its whole process.
+    /// Interrupted.
     Event,
+    /// Stopped with its whole process.
+    Group,
+    /// About to end, with all it has still open.
+    Exit,
     /// A signal is about to be delivered.
     Signal(i32),
 }
@@ -52,6 +57,12 @@ pub(crate) fn seize(tid: i32) -> io::Result<()> {
     }
 }
 
+/// Becomes the tracer of a thread that is to stop before it ends ([`Stop::Exit`]).
+pub(crate) fn seize_until_exit(tid: i32) -> io::Result<()> {
+    let options = usize::try_from(libc::PTRACE_O_TRACEEXIT).map_err(io::Error::other)?;
+    request(libc::PTRACE_SEIZE, tid, 0, number(options))
+}
+
 /// Asks for an [`Stop::Event`] stop.
 pub(crate) fn interrupt(tid: i32) -> io::Result<()> {
     request(libc::PTRACE_INTERRUPT, tid, 0, null_mut())
@@ -70,6 +81,11 @@ pub(crate) fn cont(tid: i32, signal: i32) -> io::Result<()> {
 /// Lets the thread run to the next entry or exit of a system call.
 pub(crate) fn to_syscall(tid: i32) -> io::Result<()> {
     request(libc::PTRACE_SYSCALL, tid, 0, null_mut())
+}
+
+/// Leaves the thread stopped with its whole process, until that goes on.
+pub(crate) fn listen(tid: i32) -> io::Result<()> {
+    request(PTRACE_LISTEN, tid, 0, null_mut())
 }
 
 /// Stops being the tracer.
@@ -169,7 +185,9 @@ fn classify(status: i32) -> Option<Stop> {
     }
     let signal = libc::WSTOPSIG(status);
     Some(match (status >> 16, signal) {
-        (PTRACE_EVENT_STOP, _) => Stop::Event,
+        (PTRACE_EVENT_STOP, libc::SIGTRAP) => Stop::Event,
+        (PTRACE_EVENT_STOP, _) => Stop::Group,
+        (libc::PTRACE_EVENT_EXIT, _) => Stop::Exit,
         (0, s) if s & 0x7f == libc::SIGTRAP => Stop::Syscall,
         (0, s) => Stop::Signal(s),
         _ => Stop::Event,
@@ -179,18 +197,31 @@ fn classify(status: i32) -> Option<Stop> {
 /// Waits for the thread to stop.
 pub(crate) fn wait(tid: i32) -> io::Result<Stop> {
     loop {
+        if let Some(stop) = look(tid, 0)? {
+            return Ok(stop);
+        }
+    }
+}
+
+/// Whether the thread has stopped since it was last asked about.
+pub(crate) fn stopped(tid: i32) -> io::Result<Option<Stop>> {
+    look(tid, libc::WNOHANG)
+}
+
+fn look(tid: i32, options: i32) -> io::Result<Option<Stop>> {
+    loop {
         let mut status = 0;
         // SAFETY: `status` lives across the call.
-        let ret = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL) };
-        if ret < 0 {
-            let e = io::Error::last_os_error();
-            if e.kind() == io::ErrorKind::Interrupted {
-                continue;
-            }
-            return Err(e);
+        let ret = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | options) };
+        if ret > 0 {
+            return Ok(classify(status));
         }
-        if let Some(stop) = classify(status) {
-            return Ok(stop);
+        if ret == 0 {
+            return Ok(None);
+        }
+        let e = io::Error::last_os_error();
+        if e.kind() != io::ErrorKind::Interrupted {
+            return Err(e);
         }
     }
 }
@@ -203,7 +234,8 @@ mod tests {
     fn statuses() {
         let stopped = |sig: i32, event: i32| (event << 16) | (sig << 8) | 0x7f;
         assert_eq!(classify(stopped(libc::SIGTRAP, 128)), Some(Stop::Event));
-        assert_eq!(classify(stopped(libc::SIGSTOP, 128)), Some(Stop::Event));
+        assert_eq!(classify(stopped(libc::SIGSTOP, 128)), Some(Stop::Group));
+        assert_eq!(classify(stopped(libc::SIGTRAP, 6)), Some(Stop::Exit));
         assert_eq!(
             classify(stopped(libc::SIGTRAP | 0x80, 0)),
             Some(Stop::Syscall)

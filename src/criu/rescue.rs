@@ -12,6 +12,7 @@ use super::guard::{Ice, Orders};
 use super::journal::Journal;
 use super::ptrace::{self, Stop};
 use super::scan::{Plan, Task};
+use super::snapshot::Traps;
 use super::{handover, inject, proc, sys};
 
 /// How long after CRIU's death a task may stay in another tracer's hands.
@@ -155,8 +156,9 @@ impl<'a> Thawer<'a> {
 }
 
 /// CRIU is gone, or about to be, with placeholders in place: catch the tasks,
-/// put the sockets back, thaw them and let the tasks go.
-pub(crate) fn rescue(orders: &Orders<'_>, criu: &OwnedFd) {
+/// put the sockets back, thaw them and let the tasks go. Their threads may wait
+/// in `traps`.
+pub(crate) fn rescue(orders: &Orders<'_>, criu: &OwnedFd, traps: &Traps) {
     let plan = orders.plan;
     let mut caught = catch_all(plan, criu);
     let living: Vec<&Task> = plan
@@ -164,7 +166,7 @@ pub(crate) fn rescue(orders: &Orders<'_>, criu: &OwnedFd) {
         .iter()
         .filter(|t| caught.processes.contains(&t.pid))
         .collect();
-    if let Err(e) = put_back(orders, &living) {
+    if let Err(e) = put_back(orders, &living, traps) {
         log::error!("putting sockets back: {e}");
     }
     let mut thawer = Thawer::new(orders);
@@ -181,7 +183,7 @@ pub(crate) fn rescue(orders: &Orders<'_>, criu: &OwnedFd) {
     }
 }
 
-fn put_back(orders: &Orders<'_>, living: &[&Task]) -> Result<()> {
+fn put_back(orders: &Orders<'_>, living: &[&Task], traps: &Traps) -> Result<()> {
     let (plan, left) = (orders.plan, orders.journal);
     let fresh = Journal::new().doing(|| "cannot map the guard's journal")?;
     let mut result = Ok(());
@@ -192,7 +194,7 @@ fn put_back(orders: &Orders<'_>, living: &[&Task]) -> Result<()> {
         }
     }
     for task in living {
-        let mended = orders.snapshot.mend(task.pid);
+        let mended = orders.snapshot.mend(task.pid, traps);
         result = result.and(mended.and_then(|fds| handover::close_all(task, &fds, &fresh)));
     }
     result.and(handover::to_sockets(plan, living.iter().copied(), &fresh))
@@ -295,9 +297,9 @@ const FAULTS: [i32; 5] = [
 fn stands(tid: i32) -> bool {
     loop {
         match ptrace::wait(tid) {
-            Ok(Stop::Event) => return true,
+            Ok(Stop::Event | Stop::Group) => return true,
             Ok(Stop::Gone) | Err(_) => return false,
-            Ok(Stop::Syscall) => {
+            Ok(Stop::Syscall | Stop::Exit) => {
                 let _ = ptrace::cont(tid, 0);
             }
             Ok(Stop::Signal(signal)) => {

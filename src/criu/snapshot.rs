@@ -5,8 +5,9 @@
 //! moment it leaves a thread at a breakpoint in code that is not the program's,
 //! which ends the program. The guard gives such a thread its registers back.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt;
 
@@ -38,6 +39,27 @@ struct Process {
 pub(crate) struct Snapshot {
     processes: Vec<Process>,
 }
+
+/// Instructions of a process that were changed so that its threads wait there.
+#[derive(Default)]
+struct Trap {
+    start: u64,
+    /// What was there.
+    bytes: Vec<u8>,
+}
+
+impl Trap {
+    fn range(&self) -> (u64, u64) {
+        (
+            self.start,
+            self.start.saturating_add(self.bytes.len() as u64),
+        )
+    }
+}
+
+/// The traps of all processes, by process id.
+#[derive(Default)]
+pub(crate) struct Traps(HashMap<i32, Vec<Trap>>);
 
 /// Takes it. The tasks stand, traced by the calling thread.
 pub(crate) fn take(plan: &Plan) -> Result<Snapshot> {
@@ -83,20 +105,64 @@ fn process(pid: i32) -> Result<Process> {
     Ok(process)
 }
 
+impl Process {
+    fn memory(&self) -> io::Result<File> {
+        let path = format!("/proc/{}/mem", self.pid);
+        File::options().read(true).write(true).open(path)
+    }
+
+    fn lay_traps(&self, laid: &mut Vec<Trap>) -> io::Result<()> {
+        let memory = self.memory()?;
+        for (start, end) in self.threads.iter().map(|t| arch::resumes_in(&t.regs)) {
+            // Threads often wait in the same place. Where they all but do, the first one is trapped.
+            let taken = |t: &Trap| start < t.range().1 && t.range().0 < end;
+            if laid.iter().any(taken) {
+                continue;
+            }
+            let len = usize::try_from(end.saturating_sub(start)).map_err(io::Error::other)?;
+            let mut bytes = vec![0; len];
+            memory.read_exact_at(&mut bytes, start)?;
+            let wait = arch::WAIT.iter().copied().cycle().take(len);
+            memory.write_all_at(&wait.collect::<Vec<u8>>(), start)?;
+            laid.push(Trap { start, bytes });
+        }
+        for (start, bytes) in &self.code {
+            let mut now = [0; CODE];
+            if memory.read_exact_at(&mut now, *start).is_ok()
+                && now != *bytes
+                && arch::is_criu_code(&now)
+            {
+                // A breakpoint without a tracer would end the process.
+                memory.write_all_at(&arch::WAIT, start.saturating_add(arch::DEFUSE_AT))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Snapshot {
+    /// CRIU is about to let go of all tasks: sees to it that no thread gets
+    /// past where it was. It may come there before we are its tracer.
+    pub(crate) fn lay_traps(&self) -> Traps {
+        let mut traps = Traps::default();
+        for process in &self.processes {
+            let laid = traps.0.entry(process.pid).or_default();
+            if let Err(e) = process.lay_traps(laid) {
+                log::error!("process {} may run on too early: {e}", process.pid);
+            }
+        }
+        traps
+    }
+
     /// Takes CRIU's code out of a process whose threads the caller has stopped,
     /// and gives those that were running it their own registers. Answers
     /// CRIU's descriptors left in the process.
-    pub(crate) fn mend(&self, pid: i32) -> Result<Vec<RawFd>> {
+    pub(crate) fn mend(&self, pid: i32, traps: &Traps) -> Result<Vec<RawFd>> {
         let Some(process) = self.processes.iter().find(|p| p.pid == pid) else {
             return Ok(Vec::new());
         };
         let what = || format!("cannot take CRIU's code out of process {pid}");
-        let memory = File::options()
-            .read(true)
-            .write(true)
-            .open(format!("/proc/{pid}/mem"))
-            .doing(what)?;
+        let memory = process.memory().doing(what)?;
         let mut sites = Vec::new();
         for (start, bytes) in &process.code {
             let mut now = [0; CODE];
@@ -107,6 +173,10 @@ impl Snapshot {
                 memory.write_all_at(bytes, *start).doing(what)?;
                 sites.push((*start, start.saturating_add(bytes.len() as u64)));
             }
+        }
+        for trap in traps.0.get(&pid).into_iter().flatten() {
+            memory.write_all_at(&trap.bytes, trap.start).doing(what)?;
+            sites.push(trap.range());
         }
         let mut parasite = false;
         for thread in &process.threads {
@@ -122,7 +192,7 @@ impl Snapshot {
             };
             if within(&sites) || !within(&process.maps) {
                 log::warn!(
-                    "thread {} was in CRIU's code: it goes on where it was",
+                    "thread {} was not in the program's code: it goes on where it was",
                     thread.tid
                 );
                 ptrace::set_regs(thread.tid, &thread.regs).doing(what)?;

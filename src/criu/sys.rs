@@ -281,6 +281,8 @@ pub(crate) fn own_session(name: &str) -> io::Result<()> {
         let mut set: libc::sigset_t = zeroed();
         libc::sigfillset(&raw mut set);
         check(libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()).into())?;
+        // CRIU's handler may not want to be told of stops.
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
         let param = libc::sched_param { sched_priority: 1 };
         // May be forbidden; the guard is then merely slower.
         libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param);

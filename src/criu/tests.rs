@@ -5,7 +5,8 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::{Mutex, MutexGuard};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -280,28 +281,17 @@ fn a_killed_criu_harms_nobody() {
         eventually("no placeholder came", || {
             link(&server).contains("userfaultfd")
         });
-        // With a socket pair end closed early, at any moment from now on.
         sleep(Duration::from_millis(20));
         // SAFETY: our own child.
         unsafe { libc::kill(criu, libc::SIGKILL) };
         let _ = ptrace::wait(criu);
-        if with_epoll {
-            eventually("the socket did not come back", || {
-                link(&server).starts_with("socket:")
-            });
-            eventually("the socket stays frozen", || {
-                priority(server.listener.as_raw_fd()) == THAWED
-            });
-            assert!(answers(&server));
-        } else {
-            // A call blocked on the socket itself may have met the placeholder
-            // in the instant before the guard stopped it; the guard must not
-            // hang on such a task either.
-            eventually("neither back nor ended", || {
-                !std::path::Path::new(&format!("/proc/{}/fd/0", server.pid)).exists()
-                    || priority(server.listener.as_raw_fd()) == THAWED
-            });
-        }
+        eventually("the socket did not come back", || {
+            link(&server).starts_with("socket:")
+        });
+        eventually("the socket stays frozen", || {
+            priority(server.listener.as_raw_fd()) == THAWED
+        });
+        assert!(answers(&server));
     }
 }
 
@@ -334,6 +324,68 @@ fn a_killed_criu_harms_no_task_without_sockets() {
     // SAFETY: our own child.
     unsafe { libc::kill(criu, libc::SIGKILL) };
     let _ = ptrace::wait(criu);
+    assert!(answers(&server));
+}
+
+/// As CRIU's parasite does: waits for its socket to be closed, and then lets the
+/// program go on.
+fn code_that_leaves(fd: u64, buffer: u64, program: u64) -> Vec<u8> {
+    let mut code = vec![0x31, 0xc0, 0x48, 0xbf]; // xor eax, eax (read); mov rdi, fd
+    code.extend(fd.to_le_bytes());
+    code.extend([0x48, 0xbe]); // mov rsi, buffer
+    code.extend(buffer.to_le_bytes());
+    code.extend([0xba, 1, 0, 0, 0, 0x0f, 0x05, 0x48, 0xb8]); // mov edx, 1; syscall; mov rax, program
+    code.extend(program.to_le_bytes());
+    code.extend([0xff, 0xe0]); // jmp rax
+    code
+}
+
+/// The tasks' way out of CRIU's code begins when CRIU's files are closed, before CRIU is gone.
+#[test]
+fn a_parasite_that_leaves_by_itself_does_not_outrun_the_guard() {
+    let Some(_turn) = turn() else { return };
+    let server = server(false);
+    assert!(answers(&server));
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let pid = server.pid;
+    let criu = fake_criu(&server, |dump| {
+        let name = b"telecr-test-parasite";
+        let listener =
+            UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
+        let journal = Journal::new().unwrap();
+        let mut regs = ptrace::regs(pid).unwrap();
+        let mut inj = Injector::start(pid, &journal).unwrap();
+        let prot = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        let args = [0, 4096, prot, flags, u64::MAX, 0];
+        let page = inj.call("mmap", libc::SYS_mmap, args).unwrap();
+        // AF_UNIX, and an abstract name.
+        let address = [b"\x01\0\0", &name[..]].concat();
+        inj.write(&address, page).unwrap();
+        let args = [libc::AF_UNIX as u64, libc::SOCK_STREAM as u64, 0, 0, 0, 0];
+        let fd = inj.call("socket", libc::SYS_socket, args).unwrap();
+        let args = [fd, page, address.len() as u64, 0, 0, 0];
+        inj.call("connect", libc::SYS_connect, args).unwrap();
+        let _line = listener.accept().unwrap();
+        let code = code_that_leaves(fd, page + 2048, super::arch::ip(&regs));
+        inj.write(&code, page).unwrap();
+        inj.finish().unwrap();
+        regs.rip = page;
+        regs.orig_rax = u64::MAX;
+        ptrace::set_regs(pid, &regs).unwrap();
+        ptrace::cont(pid, 0).unwrap();
+        (&theirs).write_all(b"s").unwrap();
+        sleep(Duration::from_secs(60));
+        drop(dump);
+    });
+    ours.read_exact(&mut [0]).unwrap();
+    sleep(Duration::from_millis(20));
+    // SAFETY: our own child.
+    unsafe { libc::kill(criu, libc::SIGKILL) };
+    let _ = ptrace::wait(criu);
+    eventually("the socket stays frozen", || {
+        priority(server.listener.as_raw_fd()) == THAWED
+    });
     assert!(answers(&server));
 }
 

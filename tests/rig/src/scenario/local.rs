@@ -22,24 +22,28 @@ use crate::{
 };
 
 /// Points of a dump at which CRIU is killed.
-const KILLS: u64 = 10;
+const KILLS: u64 = 100;
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "sctp-local",
-    about: "dump and restore in place, dumps that leave the server running, CRIU killed at several points",
+    about: "dump and restore in place, dumps that leave the server running",
     in_all: true,
     keep: false,
-    plan: Plan { needs: Needs::Everything, dest: false, wire: Wire { delay: Duration::from_millis(2), loss: 0 } },
+    plan: Plan {
+        needs: Needs::Everything,
+        dest: false,
+        wire: Wire {
+            delay: Duration::from_millis(2),
+            loss: 0,
+        },
+    },
     run,
 };
-
-/// How many kills the finer scenario takes.
-const MANY_KILLS: u64 = 100;
 
 pub(super) const KILLED: Scenario = Scenario {
     name: "sctp-killed",
     about: "CRIU is killed at a hundred points of a dump",
-    in_all: false,
+    in_all: true,
     keep: false,
     plan: SCENARIO.plan,
     run: kills,
@@ -51,24 +55,18 @@ fn kills(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let began = SystemTime::now();
     let usual = migrate::dump(&mut lab.source, talk.server, &["--leave-running"])?;
     migrate::must("source", "criu dump --leave-running", &usual)?;
-    kill_at(lab, &talk, usual.elapsed_ms, MANY_KILLS)?;
-    outcome.figure("kills", MANY_KILLS);
+    for point in 1..=KILLS {
+        let after = usual.elapsed_ms * point / (KILLS + 1);
+        migrate::killed_dump(&mut lab.source, talk.server, after)
+            .and_then(|()| mme::runs_on(lab, &talk))
+            .with_context(|| format!("CRIU killed after {after} ms"))?;
+    }
+    outcome.figure("kills", KILLS);
     tell.step("the server runs on each time");
     let after = mme::settle(lab, &talk)?;
     let wire = lab.wire(mme::PORT, began, SystemTime::now())?;
     mme::judge(&before, &after, outcome);
     wire.judge(outcome);
-    Ok(())
-}
-
-/// Kills CRIU at so many points, evenly over the time a dump takes.
-fn kill_at(lab: &mut Lab, talk: &Talk, dump_ms: u64, points: u64) -> Result<()> {
-    for point in 1..=points {
-        let after = dump_ms * point / (points + 1);
-        migrate::killed_dump(&mut lab.source, talk.server, after)
-            .and_then(|()| mme::runs_on(lab, talk))
-            .with_context(|| format!("CRIU killed after {after} ms"))?;
-    }
     Ok(())
 }
 
@@ -94,12 +92,6 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
 
     full_disk(lab, &talk)?;
     tell.step("dump that fails half-way (no space for images): the server runs on");
-
-    kill_at(lab, &talk, usual.elapsed_ms, KILLS)?;
-    outcome.figure("kills", KILLS);
-    tell.step(&format!(
-        "CRIU killed at {KILLS} points of the dump: the server runs on each time"
-    ));
 
     in_place(lab, &talk, outcome)?;
     tell.step("dump and restore in place: the server is back");
