@@ -105,6 +105,9 @@ fn stand_guard(orders: &Orders<'_>, line: &UnixStream, criu: &OwnedFd, criu_pid:
     }
     let held = wait_for_work(orders, line, criu, tether.as_mut());
     let phase = orders.journal.phase();
+    if phase == Phase::Cancelled {
+        return;
+    }
     let mut traps = Traps::default();
     if let Some(tether) = tether {
         if held && phase == Phase::Working {
@@ -112,16 +115,14 @@ fn stand_guard(orders: &Orders<'_>, line: &UnixStream, criu: &OwnedFd, criu_pid:
         }
         tether.release(held);
     }
-    match phase {
-        Phase::Cancelled => {}
-        Phase::Returned => {
-            // CRIU may be gone.
-            let _ = (&*line).write_all(b"s");
-            rescue::watch(orders, criu_pid, criu);
-            departed::hold(orders.plan);
-        }
-        Phase::Working => rescue::rescue(orders, criu, &traps),
+    if phase == Phase::Working {
+        rescue::rescue(orders, criu, &traps);
+        return;
     }
+    // CRIU may be gone.
+    let _ = (&*line).write_all(b"s");
+    rescue::watch(orders, criu_pid, criu);
+    departed::hold(orders.plan);
 }
 
 /// Returns when CRIU is gone, or has said that it needs no watching any more, or

@@ -136,6 +136,8 @@ impl Plan {
         };
         let mut small = |of: &[u32]| rng.percent(30).then(|| rng.pick(of));
         let (receive_buffer, send_buffer) = (small(&[8192, 20_000]), small(&[9000, 30_000]));
+        // The kernel takes no message longer than the buffer, which is twice what SO_SNDBUF is set to (socket(7)).
+        let largest = send_buffer.map_or(largest, |half| largest.min(2 * u64::from(half)));
         Self {
             associations,
             server_moves: rng.percent(60),
