@@ -97,16 +97,26 @@ impl Tap {
     }
 }
 
-/// Types of the SCTP chunks in an IP packet, UDP in between or not.
+/// Types of the SCTP chunks in an IP packet, UDP in between or not. What follows the first fragment of a packet has no
+/// header of its own.
 fn chunks(packet: &[u8]) -> Option<Vec<u8>> {
-    let (mut protocol, mut rest) = match packet.first()? >> 4 {
+    let offset = |at: usize, mask: u16| {
+        let field = [*packet.get(at)?, *packet.get(at + 1)?];
+        Some(u16::from_be_bytes(field) & mask)
+    };
+    let (mut protocol, mut rest, offset) = match packet.first()? >> 4 {
         4 => (
-            packet[..].get(9)?,
+            packet.get(9)?,
             packet.get(usize::from(packet[0] & 15) * 4..)?,
+            offset(6, 0x1fff)?,
         ),
-        6 => (packet.get(6)?, packet.get(40..)?),
+        6 if *packet.get(6)? == 44 => (packet.get(40)?, packet.get(48..)?, offset(42, 0xfff8)?),
+        6 => (packet.get(6)?, packet.get(40..)?, 0),
         _ => return None,
     };
+    if offset != 0 {
+        return None;
+    }
     if *protocol == 17 && (rest.get(..2)? == 9899u16.to_be_bytes()) {
         (protocol, rest) = (&132, rest.get(8..)?);
     }
@@ -121,4 +131,27 @@ fn chunks(packet: &[u8]) -> Option<Vec<u8>> {
         rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
     Some(kinds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chunks;
+
+    #[test]
+    fn only_the_first_fragment_has_chunks() {
+        let mut four = vec![0x45, 0, 0, 40, 0, 0, 0x20, 0, 64, 132];
+        four.extend([0; 10 + 12]);
+        four.extend([6, 0, 0, 4]);
+        assert_eq!(chunks(&four), Some(vec![6]));
+        four[7] = 185;
+        assert_eq!(chunks(&four), None);
+        let mut six = vec![0x60, 0, 0, 0, 0, 24, 44, 64];
+        six.extend([0; 32]);
+        six.extend([132, 0, 0, 1, 0, 0, 0, 0]);
+        six.extend([0; 12]);
+        six.extend([6, 0, 0, 4]);
+        assert_eq!(chunks(&six), Some(vec![6]));
+        six[42] = 5;
+        assert_eq!(chunks(&six), None);
+    }
 }
