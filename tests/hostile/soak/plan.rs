@@ -178,6 +178,10 @@ impl Plan {
         // Linux without telecr takes no GSO packet with AUTH chunks that comes to it whole, as over veth, for all that
         // each of them is right: what is in it arrives once it is sent again one packet at a time, or never.
         plan.gso &= !plan.auth;
+        // Associations that share a small receive buffer can fill it with what lies behind their gaps, and none gets
+        // the chunk that would close one: each has a window still and reneges on nothing (sctp_eat_data()), and
+        // sctp_ulpevent_make_rcvmsg() drops what the socket has no room for.
+        plan.buffer_policy |= plan.receive_buffer.is_some() && plan.associations.len() > 1;
         plan
     }
 }
