@@ -113,6 +113,17 @@ pub fn get_u64(value: &[u8]) -> Result<u64> {
         .map_err(|_| Error::Malformed("attribute is not a u64"))
 }
 
+/// The value of an attribute that holds a number in four or eight bytes.
+///
+/// # Errors
+/// It has another length.
+pub fn get_uint(value: &[u8]) -> Result<u64> {
+    match value.len() {
+        4 => get_u32(value).map(u64::from),
+        _ => get_u64(value).map_err(|_| Error::Malformed("attribute is not a uint")),
+    }
+}
+
 /// The value of an attribute that holds a text with or without its closing zero.
 ///
 /// # Errors
@@ -178,6 +189,18 @@ impl Writer {
     /// Never for a value of this size.
     pub fn put_u32(&mut self, kind: u16, value: u32) -> Result<()> {
         self.put(kind, &value.to_ne_bytes())
+    }
+
+    /// A number in host byte order, in four bytes where they will do, else in
+    /// eight.
+    ///
+    /// # Errors
+    /// Never for a value of this size.
+    pub fn put_uint(&mut self, kind: u16, value: u64) -> Result<()> {
+        match u32::try_from(value) {
+            Ok(short) => self.put_u32(kind, short),
+            Err(_) => self.put(kind, &value.to_ne_bytes()),
+        }
     }
 
     /// A text with its closing zero.
@@ -249,6 +272,18 @@ mod tests {
         let mut w = Writer::new();
         assert!(w.put(1, &vec![0; 65531]).is_ok());
         assert!(matches!(w.put(1, &vec![0; 65532]), Err(Error::TooLong(_))));
+    }
+
+    #[test]
+    fn a_uint_is_as_short_as_it_can_be() {
+        for (value, len) in [(0, 4), (0xffff_ffff, 4), (1 << 32, 8), (u64::MAX, 8)] {
+            let mut w = Writer::new();
+            w.put_uint(1, value).unwrap();
+            let (_, bytes) = Attrs::new(w.bytes()).next().unwrap().unwrap();
+            assert_eq!(bytes.len(), len);
+            assert_eq!(get_uint(bytes).unwrap(), value);
+        }
+        assert!(get_uint(&[0; 3]).is_err());
     }
 
     #[test]

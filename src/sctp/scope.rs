@@ -47,6 +47,7 @@ fn each(body: &mut Body, mut each: impl FnMut(&mut u32) -> Result<()>) -> Result
             local
                 .chain(&mut a.local_addrs_del)
                 .chain(&mut a.del_pending)
+                .chain(a.stats.iter_mut().flat_map(|s| &mut s.obs_rto_addr))
                 .try_for_each(&mut visit)?;
             a.paths
                 .iter_mut()
@@ -132,7 +133,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::proto::{Association, Chunk, Path};
+    use crate::proto::{Association, Chunk, Path, Stats};
 
     fn at(text: &str) -> Vec<u8> {
         addr::bytes(text.parse::<SocketAddr>().unwrap())
@@ -145,6 +146,10 @@ mod tests {
             local_addrs: vec![at("[fe80::1%3]:1"), at("192.0.2.1:1")],
             local_addrs_new: vec![at("[fe80::2%4]:1")],
             del_pending: Some(at("[fe80::3%3]:1")),
+            stats: Some(Stats {
+                obs_rto_addr: Some(at("[fe80::5%4]:2")),
+                ..Stats::default()
+            }),
             paths: vec![Path {
                 addr: Some(at("[fe80::4%4]:2")),
                 saddr: Some(at("[2001:db8::1%5]:1")),
@@ -157,6 +162,8 @@ mod tests {
         assert_eq!(a.local_addrs, [at("[fe80::1%7]:1"), at("192.0.2.1:1")]);
         assert_eq!(a.local_addrs_new, [at("[fe80::2%9]:1")]);
         assert_eq!(a.del_pending, Some(at("[fe80::3%7]:1")));
+        let seen_on = a.stats.unwrap().obs_rto_addr;
+        assert_eq!(seen_on, Some(at("[fe80::5%9]:2")));
         assert_eq!(a.paths[0].addr, Some(at("[fe80::4%9]:2")));
         assert_eq!(a.paths[0].saddr, Some(at("[2001:db8::1%5]:1")));
     }

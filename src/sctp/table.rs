@@ -8,9 +8,11 @@
 
 use super::uapi::*;
 use super::{Error, Result};
-use crate::netlink::attr::{get_u16, get_u32};
+use crate::netlink::attr::{get_u16, get_u32, get_uint};
 use crate::netlink::{Attrs, Writer};
-use crate::proto::{Association, Chunk, Endpoint, Key, Path, StreamEntry, Streams};
+use crate::proto::{
+    Abandoned, Association, Chunk, Endpoint, Key, Path, Stats, StreamEntry, Streams,
+};
 
 /// A message with a counterpart among the kernel's attribute sets.
 pub(super) trait Carried: Sized + Default {
@@ -29,6 +31,12 @@ pub(super) const fn number(attr: u32) -> u16 {
     }
 }
 
+fn put_message(attr: u16, msg: &impl Carried, out: &mut Writer) -> Result<()> {
+    let mut inner = Writer::new();
+    msg.to_attrs(&mut inner)?;
+    Ok(out.put_nest(attr, &inner)?)
+}
+
 macro_rules! read {
     (u16, $to:expr, $value:expr) => {
         $to = Some(u32::from(get_u16($value)?))
@@ -36,11 +44,17 @@ macro_rules! read {
     (u32, $to:expr, $value:expr) => {
         $to = Some(get_u32($value)?)
     };
+    (uint, $to:expr, $value:expr) => {
+        $to = Some(get_uint($value)?)
+    };
     (bytes, $to:expr, $value:expr) => {
         $to = Some($value.to_vec())
     };
     (many, $to:expr, $value:expr) => {
         $to.push($value.to_vec())
+    };
+    (nest, $to:expr, $value:expr) => {
+        $to = Some(Carried::from_attrs(Attrs::new($value))?)
     };
     (nests, $to:expr, $value:expr) => {
         $to.push(Carried::from_attrs(Attrs::new($value))?)
@@ -62,6 +76,11 @@ macro_rules! write {
             $out.put_u32($attr, v)?;
         }
     };
+    (uint, $msg:ident, $from:expr, $attr:expr, $out:expr, $field:expr) => {
+        if let Some(v) = $from {
+            $out.put_uint($attr, v)?;
+        }
+    };
     (bytes, $msg:ident, $from:expr, $attr:expr, $out:expr, $field:expr) => {
         if let Some(v) = &$from {
             $out.put($attr, v)?;
@@ -72,18 +91,22 @@ macro_rules! write {
             $out.put($attr, v)?;
         }
     };
+    (nest, $msg:ident, $from:expr, $attr:expr, $out:expr, $field:expr) => {
+        if let Some(v) = &$from {
+            put_message($attr, v, $out)?;
+        }
+    };
     (nests, $msg:ident, $from:expr, $attr:expr, $out:expr, $field:expr) => {
         for v in &$from {
-            let mut inner = Writer::new();
-            v.to_attrs(&mut inner)?;
-            $out.put_nest($attr, &inner)?;
+            put_message($attr, v, $out)?;
         }
     };
 }
 
-/// `kind field = attribute`; kinds are `u16`, `u32`, `bytes`, `many` (bytes,
-/// any number of times) and `nests` (messages, any number of times). After
-/// `skip` stand attributes the kernel reports and the image does not hold.
+/// `kind field = attribute`; kinds are `u16`, `u32`, `uint` (of up to 64 bits),
+/// `bytes`, `many` (bytes, any number of times), `nest` (a message) and `nests`
+/// (messages, any number of times). After `skip` stand attributes the kernel
+/// reports and the image does not hold.
 macro_rules! table {
     ($msg:ident { $($kind:ident $field:ident = $attr:ident,)* } $(skip { $($skip:ident,)* })?) => {
         impl Carried for $msg {
@@ -221,6 +244,40 @@ table! { Association {
     u32 shutdown_left = SCTP_REPAIR_A_ASSOC_SHUTDOWN_LEFT,
     bytes label = SCTP_REPAIR_A_ASSOC_LABEL,
     bytes peer_label = SCTP_REPAIR_A_ASSOC_PEER_LABEL,
+    nest stats = SCTP_REPAIR_A_ASSOC_STATS,
+    nest abandoned = SCTP_REPAIR_A_ASSOC_ABANDONED,
+    bytes dup_tsns = SCTP_REPAIR_A_ASSOC_DUP_TSNS,
+}}
+
+table! { Stats {
+    u32 max_obs_rto = SCTP_REPAIR_A_STATS_MAX_OBS_RTO,
+    bytes obs_rto_addr = SCTP_REPAIR_A_STATS_OBS_RTO_ADDR,
+    uint isacks = SCTP_REPAIR_A_STATS_ISACKS,
+    uint osacks = SCTP_REPAIR_A_STATS_OSACKS,
+    uint opackets = SCTP_REPAIR_A_STATS_OPACKETS,
+    uint ipackets = SCTP_REPAIR_A_STATS_IPACKETS,
+    uint rtxchunks = SCTP_REPAIR_A_STATS_RTXCHUNKS,
+    uint outofseqtsns = SCTP_REPAIR_A_STATS_OUTOFSEQTSNS,
+    uint idupchunks = SCTP_REPAIR_A_STATS_IDUPCHUNKS,
+    uint gapcnt = SCTP_REPAIR_A_STATS_GAPCNT,
+    uint ouodchunks = SCTP_REPAIR_A_STATS_OUODCHUNKS,
+    uint iuodchunks = SCTP_REPAIR_A_STATS_IUODCHUNKS,
+    uint oodchunks = SCTP_REPAIR_A_STATS_OODCHUNKS,
+    uint iodchunks = SCTP_REPAIR_A_STATS_IODCHUNKS,
+    uint octrlchunks = SCTP_REPAIR_A_STATS_OCTRLCHUNKS,
+    uint ictrlchunks = SCTP_REPAIR_A_STATS_ICTRLCHUNKS,
+    uint t1_retries = SCTP_REPAIR_A_STATS_T1_RETRIES,
+    uint t2_retries = SCTP_REPAIR_A_STATS_T2_RETRIES,
+    uint t3_chunks = SCTP_REPAIR_A_STATS_T3_CHUNKS,
+}}
+
+table! { Abandoned {
+    uint ttl_unsent = SCTP_REPAIR_A_ABANDONED_TTL_UNSENT,
+    uint ttl_sent = SCTP_REPAIR_A_ABANDONED_TTL_SENT,
+    uint rtx_unsent = SCTP_REPAIR_A_ABANDONED_RTX_UNSENT,
+    uint rtx_sent = SCTP_REPAIR_A_ABANDONED_RTX_SENT,
+    uint prio_unsent = SCTP_REPAIR_A_ABANDONED_PRIO_UNSENT,
+    uint prio_sent = SCTP_REPAIR_A_ABANDONED_PRIO_SENT,
 }}
 
 table! { Path {
@@ -265,6 +322,7 @@ table! { StreamEntry {
     u32 fsn_uo = SCTP_REPAIR_A_STREAM_ENTRY_FSN_UO,
     u32 pd_mode = SCTP_REPAIR_A_STREAM_ENTRY_PD_MODE,
     u32 pd_mode_uo = SCTP_REPAIR_A_STREAM_ENTRY_PD_MODE_UO,
+    nest abandoned = SCTP_REPAIR_A_STREAM_ENTRY_ABANDONED,
 }}
 
 table! { Chunk {
@@ -309,13 +367,14 @@ mod tests {
         }
 
         #[test]
-        fn associations_round_trip(id: u32, vtag: u32, port: u16, cwnd: u32, addr: [u8; 16]) {
+        fn associations_round_trip(id: u32, vtag: u32, port: u16, cwnd: u32, addr: [u8; 16], packets: u64) {
             round_trip(&Association {
                 id: Some(id),
                 my_vtag: Some(vtag),
                 local_port: Some(port.into()),
                 local_addrs: vec![addr.to_vec(), vec![1; 28]],
                 paths: vec![Path { addr: Some(addr.to_vec()), cwnd: Some(cwnd), ..Path::default() }],
+                stats: Some(Stats { opackets: Some(packets), ..Stats::default() }),
                 ..Association::default()
             });
         }

@@ -609,6 +609,64 @@ fn messages_given_up() {
     both_ways(&s, &c);
 }
 
+/// `SCTP_GET_ASSOC_STATS`, then for each policy of PR-SCTP and all of them
+/// `SCTP_PR_ASSOC_STATUS` and, of streams 0 to 2, `SCTP_PR_STREAM_STATUS`.
+fn counters(fd: &OwnedFd) -> Vec<Vec<u8>> {
+    let mut all = vec![get(fd, 112, vec![0; 256])];
+    for policy in [0x10, 0x20, 0x30, 0x80u16] {
+        for (option, stream) in [(115, 0), (116, 0), (116, 1), (116, 2u16)] {
+            let mut status = vec![0; 24];
+            status[4..6].copy_from_slice(&stream.to_ne_bytes());
+            status[6..8].copy_from_slice(&policy.to_ne_bytes());
+            all.push(get(fd, option, status));
+        }
+    }
+    all
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn what_an_association_has_counted() {
+    alone(&[]);
+    let (s, c) = pair();
+    both_ways(&s, &c);
+    let mut far = deaf(&c);
+    set(&s, 114, &prinfo(0x10, 100)).unwrap(); // 100 ms to live
+    for n in 0..40u8 {
+        send_plain(&s, &[n; 1200]);
+    }
+    pause(1500);
+    set(&s, 114, &prinfo(0, 0)).unwrap();
+    send(&s, 2, b"kept");
+    pause(1500);
+    let mut repair = deaf(&s);
+    let (image, _) = write(&mut repair, &s);
+    // To ask for the largest RTO begins a new observation: after the image.
+    let before = counters(&s);
+    drop(s);
+    let (s, _) = read(&mut repair, &image).unwrap();
+    assert_eq!(counters(&s), before);
+    let at = |value: &[u8], n: usize| u64::from_ne_bytes(value[n..n + 8].try_into().unwrap());
+    let (stats, given_up) = (&before[0], &before[2]);
+    assert!(at(stats, 136) > 0, "largest RTO");
+    assert!(at(stats, 160) > 0, "packets sent");
+    assert!(at(stats, 176) > 0, "chunks sent again");
+    assert!(
+        at(given_up, 8) > 0,
+        "messages given up before they were sent"
+    );
+    assert!(
+        at(given_up, 16) > 0,
+        "messages given up after they were sent"
+    );
+    repair.wake(s.as_fd()).unwrap();
+    far.wake(c.as_fd()).unwrap();
+    until("the message that was kept", || {
+        recv(&c) == (2, b"kept".to_vec())
+    });
+    both_ways(&s, &c);
+}
+
 #[test]
 #[ignore = "needs the kernel companion"]
 fn messages_that_may_not_be_sent_again() {

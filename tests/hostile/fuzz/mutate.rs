@@ -209,7 +209,10 @@ fn generate(rng: &mut Rng, sets: &Sets, set: &str, number: u16, depth: u8) -> Ve
             .pick(&[0u16, 1, 2, 80, 5000, 0x7fff, u16::MAX])
             .to_ne_bytes()
             .to_vec(),
-        Some(Kind::U32) => self::number(rng).to_ne_bytes().to_vec(),
+        Some(Kind::Uint) if rng.percent(30) => {
+            (u64::from(self::number(rng)) << 32).to_ne_bytes().to_vec()
+        }
+        Some(Kind::U32 | Kind::Uint) => self::number(rng).to_ne_bytes().to_vec(),
         Some(Kind::Nest(inner)) if depth > 0 => {
             let count = rng.below(6);
             let all: Vec<Attr> = (0..count)

@@ -10,6 +10,8 @@ const SPEC: &str = include_str!("../../../kernel-patches/sctp_repair.yaml");
 pub enum Kind {
     U16,
     U32,
+    /// Of four bytes or eight.
+    Uint,
     Binary,
     Nest(String),
 }
@@ -34,6 +36,7 @@ pub fn sets() -> Sets {
             sets.entry(set.clone()).or_default().push(match kind {
                 "u16" => Kind::U16,
                 "u32" => Kind::U32,
+                "uint" => Kind::Uint,
                 "binary" => Kind::Binary,
                 "nest" => Kind::Nest(String::new()),
                 other => panic!("{other} is new to the fuzzer"),
@@ -51,6 +54,8 @@ pub fn sets() -> Sets {
         "path",
         "key",
         "stream-entry",
+        "stats",
+        "abandoned",
     ] {
         assert!(sets.contains_key(name), "no set {name} in the spec");
     }
