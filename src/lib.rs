@@ -12,7 +12,7 @@
 //! | [`netlink`] | the one way all of them talk to the kernel |
 
 #![cfg_attr(
-    not(test),
+    not(any(test, fuzzing)),
     deny(
         clippy::unwrap_used,
         clippy::expect_used,
@@ -22,6 +22,8 @@
 )]
 
 pub mod criu;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod gtp;
 pub mod holders;
 pub mod image;

@@ -138,7 +138,7 @@ fn width(family: u32) -> Result<usize> {
 ///
 /// # Errors
 /// Those of [`count`], or a value that is out of range.
-pub(super) fn tunnels(t: &GtpTunnels) -> Result<impl Iterator<Item = Result<Pdp>> + '_> {
+pub(crate) fn tunnels(t: &GtpTunnels) -> Result<impl Iterator<Item = Result<Pdp>> + '_> {
     let count = count(t)?;
     let (ms, peer) = (width(t.ms_family)?, width(t.peer_family)?);
     let bad = || Error::BadImage("a tunnel is out of range");

@@ -75,7 +75,7 @@ pub fn list() -> Result<Vec<GtpLink>> {
 }
 
 /// What an `RTM_NEWLINK` tells, if it is of our kind.
-fn read(payload: &[u8]) -> netlink::Result<Option<GtpLink>> {
+pub(crate) fn read(payload: &[u8]) -> netlink::Result<Option<GtpLink>> {
     let word = |place: usize| payload.get(place..place + 4).and_then(|b| get_u32(b).ok());
     let (Some(ifindex), Some(flags), Some(attrs)) = (word(4), word(8), payload.get(HEADER..))
     else {

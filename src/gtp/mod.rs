@@ -20,7 +20,7 @@
 //! | [`restore`] | an image into the kernel, or nothing at all |
 //! | [`diff`] | what differs between two images, or an image and the kernel |
 
-mod columns;
+pub(crate) mod columns;
 pub mod diff;
 pub mod dump;
 mod error;

@@ -69,15 +69,15 @@ impl Message {
 
 /// A message received.
 #[derive(Debug)]
-pub(super) struct Received<'a> {
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) seq: u32,
-    pub(super) payload: &'a [u8],
+pub(crate) struct Received<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) seq: u32,
+    pub(crate) payload: &'a [u8],
 }
 
 /// Walks the messages of one datagram, checking every length.
-pub(super) struct Messages<'a>(pub(super) &'a [u8]);
+pub(crate) struct Messages<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Messages<'a> {
     fn step(&mut self) -> Option<Received<'a>> {
@@ -109,7 +109,7 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 /// The verdict in an `NLMSG_ERROR`, or in an `NLMSG_DONE` that carries one.
-pub(super) fn verdict(msg: &Received<'_>) -> Result<()> {
+pub(crate) fn verdict(msg: &Received<'_>) -> Result<()> {
     /// The request is not repeated in the answer.
     const NLM_F_CAPPED: u16 = 0x100;
     /// Attributes follow.

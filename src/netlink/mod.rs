@@ -11,7 +11,7 @@ pub(crate) mod attr;
 mod batch;
 mod error;
 mod genl;
-mod message;
+pub(crate) mod message;
 pub(crate) mod nft;
 pub(crate) mod socket;
 

@@ -2,7 +2,7 @@
 //! The SCTP sockets of this host: what the kernel says (`sock_diag`), and which
 //! process holds what (`/proc`).
 
-mod diag;
+pub(crate) mod diag;
 
 use std::collections::HashMap;
 use std::fmt;

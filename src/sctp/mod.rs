@@ -24,7 +24,7 @@ pub mod restore;
 mod scope;
 mod sockopt;
 mod summary;
-mod table;
+pub(crate) mod table;
 mod uapi;
 
 pub use error::{Error, Result};

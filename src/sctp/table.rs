@@ -15,7 +15,7 @@ use crate::proto::{
 };
 
 /// A message with a counterpart among the kernel's attribute sets.
-pub(super) trait Carried: Sized + Default {
+pub(crate) trait Carried: Sized + Default {
     /// Reads what the kernel sent.
     fn from_attrs(attrs: Attrs<'_>) -> Result<Self>;
     /// Writes what the kernel is to set.

@@ -50,7 +50,7 @@ fn request(family: i32) -> Message {
     Message::new(BY_FAMILY, 0, &header)
 }
 
-fn parse(payload: &[u8]) -> netlink::Result<Socket> {
+pub(crate) fn parse(payload: &[u8]) -> netlink::Result<Socket> {
     const SHORT: Error = Error::Malformed("short answer of sock_diag");
     let byte = |at| array::<1>(payload, at).map(|[b]| b).ok_or(SHORT);
     let number = |at| array(payload, at).map(u32::from_ne_bytes).ok_or(SHORT);

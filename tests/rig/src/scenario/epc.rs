@@ -27,7 +27,7 @@ pub(super) const HSS: Scenario = Scenario {
     name: "podman-migrate-hss",
     about:
         "MariaDB with a client in mid-transaction, and SCTP beside it, move with podman and back",
-    in_all: false,
+    in_all: true,
     keep: false,
     plan: PLAN,
     run: hss,
