@@ -182,6 +182,11 @@ impl Plan {
         // the chunk that would close one: each has a window still and reneges on nothing (sctp_eat_data()), and
         // sctp_ulpevent_make_rcvmsg() drops what the socket has no room for.
         plan.buffer_policy |= plan.receive_buffer.is_some() && plan.associations.len() > 1;
+        // At level 1 Linux turns messages round: when a partial delivery ends, sctp_ulpq_clear_pd() hands out those that
+        // were reassembled meanwhile before those in one chunk, which wait in the lobby.
+        if !plan.interleaving {
+            plan.fragments = 0;
+        }
         plan
     }
 }
