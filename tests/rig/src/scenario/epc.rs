@@ -55,7 +55,10 @@ pub(super) const EPC: Scenario = Scenario {
 pub(super) const SPGW_IMAGE: &str = "telecr/spgw";
 /// Address of the SPGW.
 const SPGW_ADDRESS: &str = "10.45.0.102";
-const TUNNELS: u32 = 10_000;
+/// UEs, and packets a second of all of them, where the SPGW is alone.
+const ALONE: (u32, u32) = (10_000, spgw::RATE);
+/// The same beside the other functions, which share one processor with it.
+const AMONG_OTHERS: (u32, u32) = (2_000, 200);
 
 /// The SPGW: links and tunnels need a capability beyond podman's default.
 const GATEWAY: Container<'static> = Container {
@@ -72,8 +75,6 @@ const GATEWAY: Container<'static> = Container {
         SPGW_ADDRESS,
         "--peer",
         "10.45.0.3",
-        "--tunnels",
-        "10000",
         "--control",
         "/tmp/spgw.sock",
     ],
@@ -154,8 +155,14 @@ fn hss(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
 }
 
 /// Starts the gateway with its tunnels and all UEs.
-fn start_gateway(lab: &mut Lab) -> Result<Net> {
-    GATEWAY.start(lab)?;
+fn start_gateway(lab: &mut Lab, (tunnels, rate): (u32, u32)) -> Result<Net> {
+    let count = tunnels.to_string();
+    let command = [GATEWAY.command, &["--tunnels", &count]].concat();
+    Container {
+        command: &command,
+        ..GATEWAY
+    }
+    .start(lab)?;
     lab.source.until("all tunnels to be there", 120.0, |g| {
         let out = g.run(&[
             "podman",
@@ -169,11 +176,12 @@ fn start_gateway(lab: &mut Lab) -> Result<Net> {
     })?;
     spgw::room_for_flows(lab.dest()?)?;
     spgw::gateway(&mut lab.source, &nsenter(&GATEWAY))?;
-    let ran = spgw::talk(lab, TUNNELS, &spgw::Place::one_network(SPGW_ADDRESS))?;
+    let ran = spgw::talk(lab, tunnels, rate, &spgw::Place::one_network(SPGW_ADDRESS))?;
     let net = Net {
         spgw: 0,
         ran,
-        tunnels: TUNNELS,
+        tunnels,
+        rate,
     };
     spgw::all_served(&mut lab.peer, &net).context("before the move")?;
     Ok(net)
@@ -197,8 +205,8 @@ fn telecr_gtp(guest: &mut Guest, words: &str) -> Result<String> {
 fn spgw(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     container::image(lab, SPGW_IMAGE, &["/usr/bin/spgw", "/bin/sh"], "true")?;
     prepare(lab)?;
-    let net = start_gateway(lab)?;
-    outcome.figure("tunnels", TUNNELS);
+    let net = start_gateway(lab, ALONE)?;
+    outcome.figure("tunnels", net.tunnels);
     tell.step("source: SPGW with 10,000 tunnels, every UE is served");
     telecr_gtp(&mut lab.source, &format!("dump {TABLE}"))?;
     let began = SystemTime::now();
@@ -225,11 +233,12 @@ fn epc(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let hss = hss::container(Network::Macvlan, "runc");
     mme.start(lab)?;
     hss.start(lab)?;
-    let net = start_gateway(lab)?;
+    let net = start_gateway(lab, AMONG_OTHERS)?;
+    outcome.figure("tunnels", net.tunnels);
     let client = Client::start(lab)?;
     let s1 = Peers::start(lab, &mme::S1)?;
     let s6a = Peers::start(lab, &hss::S6A)?;
-    tell.step("peer: eNBs, a database client, Diameter peers and 10,000 UEs are served");
+    tell.step("peer: eNBs, a database client, Diameter peers and 2,000 UEs are served");
     let began = SystemTime::now();
     let before = spgw::snapshot(&mut lab.peer, &net)?;
     for way in ["there", "back"] {

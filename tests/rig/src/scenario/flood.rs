@@ -101,8 +101,14 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     )?;
     let net = Net {
         spgw: 0,
-        ran: spgw::talk(lab, TUNNELS, &spgw::Place::one_network(SERVICE4))?,
+        ran: spgw::talk(
+            lab,
+            TUNNELS,
+            spgw::RATE,
+            &spgw::Place::one_network(SERVICE4),
+        )?,
         tunnels: TUNNELS,
+        rate: spgw::RATE,
     };
     spgw::all_served(&mut lab.peer, &net).context("before the flood")?;
     let flood = Flood::start(lab, RATE)?;

@@ -17,6 +17,7 @@ pub const ADDRESS: &str = "10.45.0.101";
 pub const S6A: Service = Service {
     addresses: &[ADDRESS],
     port: 3868,
+    rate: 5,
     from: 41000,
     status: "/var/tmp/hss.json",
 };
@@ -52,7 +53,7 @@ pub fn container(network: Network, runtime: &'static str) -> Container<'static> 
             IMAGE,
             "/bin/sh",
             "-c",
-            "/bin/mme-server --listen 10.45.0.101:3868 --status /tmp/status.json & \
+            "/bin/mme-server --rate 5 --listen 10.45.0.101:3868 --status /tmp/status.json & \
              exec /bin/mariadbd --defaults-file=/etc/my.cnf --datadir=/var/lib/mysql --socket=/run/mysqld.sock \
              --pid-file=/run/mysqld.pid --bind-address=10.45.0.101 --init-file=/etc/init.sql",
         ],

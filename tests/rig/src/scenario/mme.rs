@@ -71,6 +71,8 @@ pub struct Service {
     pub addresses: &'static [&'static str],
     /// Its port.
     pub port: u16,
+    /// Messages a second to each association.
+    pub rate: u64,
     /// The first port of the peers.
     pub from: u16,
     /// Where the peers' status goes.
@@ -81,6 +83,7 @@ pub struct Service {
 pub const S1: Service = Service {
     addresses: &[SERVICE4, SERVICE6],
     port: PORT,
+    rate: 20,
     from: 40000,
     status: STATUS,
 };
@@ -93,6 +96,7 @@ pub fn peers_of(lab: &mut Lab, service: &Service, sockets: Sockets) -> Result<i3
         .map(String::from)
         .to_vec();
     argv.push(ASSOCIATIONS.to_string());
+    argv.extend(["--rate".into(), service.rate.to_string()]);
     for address in service.addresses {
         let (own, to) = if address.contains(':') {
             (format!("[{PEER6}]"), format!("[{address}]"))

@@ -36,7 +36,12 @@ pub struct Net {
     pub ran: i32,
     /// UEs.
     pub tunnels: u32,
+    /// Packets a second of all of them, but for a few quick ones.
+    pub rate: u32,
 }
+
+/// The usual [`Net::rate`].
+pub const RATE: u32 = 500;
 
 /// Gives the source the address that moves and starts everything.
 pub fn start(lab: &mut Lab, tunnels: u32, more: &[&str]) -> Result<Net> {
@@ -48,8 +53,13 @@ pub fn start(lab: &mut Lab, tunnels: u32, more: &[&str]) -> Result<Net> {
 pub fn start_in(lab: &mut Lab, below: &str, tunnels: u32, more: &[&str]) -> Result<Net> {
     let spgw = daemon(&mut lab.source, below, tunnels, more)?;
     gateway(&mut lab.source, below)?;
-    let ran = talk(lab, tunnels, &APART)?;
-    let net = Net { spgw, ran, tunnels };
+    let ran = talk(lab, tunnels, RATE, &APART)?;
+    let net = Net {
+        spgw,
+        ran,
+        tunnels,
+        rate: RATE,
+    };
     all_served(&mut lab.peer, &net).context("before the move")?;
     Ok(net)
 }
@@ -58,10 +68,7 @@ pub fn start_in(lab: &mut Lab, below: &str, tunnels: u32, more: &[&str]) -> Resu
 fn daemon(guest: &mut Guest, below: &str, tunnels: u32, more: &[&str]) -> Result<i32> {
     let count = tunnels.to_string();
     let below: Vec<&str> = below.split_whitespace().collect();
-    // Process ids that nobody else takes on the destination.
-    guest.sh(&format!(
-        "rm -f {CONTROL}; cd /proc/sys/kernel; [ $(cat ns_last_pid) -ge 20000 ] || echo 20000 > ns_last_pid"
-    ))?;
+    guest.sh(&format!("rm -f {CONTROL}"))?;
     let argv = [
         &below[..],
         &[
@@ -138,18 +145,19 @@ const APART: Place = Place {
 };
 
 /// Starts the eNB with its UEs and the internet host.
-pub fn talk(lab: &mut Lab, tunnels: u32, place: &Place) -> Result<i32> {
+pub fn talk(lab: &mut Lab, tunnels: u32, rate: u32, place: &Place) -> Result<i32> {
     lab.peer.sh(&format!(
         "rm -f {STATUS}; ip address replace {}/24 dev eth0; ip route replace {ROUTED} via {}",
         place.host, place.router
     ))?;
     let (count, host) = (tunnels.to_string(), format!("{}:7000", place.host));
+    let rate = rate.to_string();
     let argv = [
         ["ran-peer", "--bind", PEER4, "--spgw", place.spgw, "--host"],
         [&host, "--tunnels", &count, "--status", STATUS, "--quick"],
     ]
     .concat();
-    let argv = [&argv[..], &["20"]].concat();
+    let argv = [&argv[..], &["20", "--rate", &rate]].concat();
     let ran = lab.peer.spawn(&argv, "/var/tmp/ran-peer.log")?;
     lab.peer.until("the peers to begin", 10.0, |g| {
         if let Some(code) = g.ended(ran)? {
@@ -182,7 +190,7 @@ pub fn all_served(peer: &mut Guest, net: &Net) -> Result<Status> {
     let mut served = 0;
     // What each snapshot counts is new to it: one that counts all, or a long wait that adds up, will do.
     let began = std::time::Instant::now();
-    let round = f64::from(net.tunnels) / 500.0 + 5.0;
+    let round = f64::from(net.tunnels) / f64::from(net.rate) + 5.0;
     while served < net.tunnels {
         ensure!(
             began.elapsed().as_secs_f64() < 120.0 + 4.0 * round,
