@@ -14,7 +14,7 @@ mod wire;
 
 use std::ops::Range;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use plan::Plan;
@@ -96,10 +96,29 @@ fn one(seed: u64) -> Result<Figures, String> {
     result.map_err(|fault| format!("{fault}\n  {plan:?}"))
 }
 
+/// A program that is started has copies of all seeds' sockets until it is loaded: a socket closed meanwhile stays.
+static FORKS: RwLock<()> = RwLock::new(());
+
+/// What closes sockets that must be gone then.
+fn closing<T>(work: impl FnOnce() -> T) -> T {
+    let _nobody_starts = FORKS.read().unwrap_or_else(PoisonError::into_inner);
+    work()
+}
+
 /// Runs a shell script that must succeed.
 fn sh(script: &str) {
     let mut shell = std::process::Command::new("sh");
-    let out = shell.args(["-ec", script]).output().expect("a shell");
+    let piped = std::process::Stdio::piped;
+    shell
+        .args(["-ec", script])
+        .stdin(std::process::Stdio::null())
+        .stdout(piped())
+        .stderr(piped());
+    let running = {
+        let _alone = FORKS.write().unwrap_or_else(PoisonError::into_inner);
+        shell.spawn().expect("a shell")
+    };
+    let out = running.wait_with_output().expect("a shell");
     assert!(
         out.status.success(),
         "{script}: {}",

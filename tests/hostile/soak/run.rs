@@ -284,9 +284,11 @@ impl Soak<'_> {
         telecr::lock::lock(&self.addresses, telecr::lock::LIMIT).map_err(|e| words("lock", &e))?;
         // In whatever order; the descriptors are replaced below.
         let nothing = || std::fs::File::open("/dev/null").expect("/dev/null").into();
-        for n in &order {
-            self.mobile().socks[*n].fd = nothing();
-        }
+        super::closing(|| {
+            for n in &order {
+                self.mobile().socks[*n].fd = nothing();
+            }
+        });
         self.net.take(from, &self.addresses);
         let outage = if self.rng.percent(15) { 2500 } else { 100 };
         std::thread::sleep(Duration::from_millis(self.rng.within(0..=outage)));
@@ -302,7 +304,9 @@ impl Soak<'_> {
             let cut = self.rng.below(bytes.len());
             let here = local_addresses().map_err(|e| words("addresses", &e))?;
             if let Ok(mut half) = image::Reader::new(&bytes[..cut]) {
-                if restore::restore(&mut repair, &mut half, &here).is_ok() {
+                let taken =
+                    super::closing(|| restore::restore(&mut repair, &mut half, &here).is_ok());
+                if taken {
                     return Err(format!(
                         "an image cut at {cut} of {} was taken",
                         bytes.len()
