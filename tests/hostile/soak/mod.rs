@@ -14,6 +14,7 @@ mod wire;
 
 use std::ops::Range;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -105,19 +106,20 @@ fn closing<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
+fn start(program: &mut Command) -> std::io::Result<Child> {
+    let _alone = FORKS.write().unwrap_or_else(PoisonError::into_inner);
+    program.spawn()
+}
+
 /// Runs a shell script that must succeed.
 fn sh(script: &str) {
-    let mut shell = std::process::Command::new("sh");
-    let piped = std::process::Stdio::piped;
+    let mut shell = Command::new("sh");
     shell
         .args(["-ec", script])
-        .stdin(std::process::Stdio::null())
-        .stdout(piped())
-        .stderr(piped());
-    let running = {
-        let _alone = FORKS.write().unwrap_or_else(PoisonError::into_inner);
-        shell.spawn().expect("a shell")
-    };
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let running = start(&mut shell).expect("a shell");
     let out = running.wait_with_output().expect("a shell");
     assert!(
         out.status.success(),

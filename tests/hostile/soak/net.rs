@@ -190,7 +190,8 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         for n in &self.names {
-            let _ = Command::new("ip").args(["netns", "delete", n]).status();
+            let _ = super::start(Command::new("ip").args(["netns", "delete", n]))
+                .and_then(|mut running| running.wait());
         }
     }
 }
