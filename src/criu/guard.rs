@@ -96,7 +96,10 @@ fn stand_guard(orders: &Orders<'_>, line: &UnixStream, criu: &OwnedFd, criu_pid:
     }
     let mut tether = Tether::tie(criu_pid)
         .inspect_err(|e| {
-            log::warn!("CRIU is traced by somebody else, so beware of killing it: {e}")
+            log::warn!(
+                "cannot trace CRIU, so that a kill -9 of CRIU may end the program: {e}; \
+                 is CRIU run under strace or a debugger?"
+            )
         })
         .ok();
     // The other end is CRIU's alone now: `settle` has closed our copy.

@@ -268,6 +268,14 @@ fn fake_criu_for(server: &Server, protocol: i32, then: impl FnOnce(Dump)) -> i32
     })
 }
 
+/// A mapping that the program does not know, as CRIU's parasite is in.
+fn page_for_code(inj: &mut Injector) -> u64 {
+    let prot = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
+    let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+    let args = [0, 4096, prot, flags, u64::MAX, 0];
+    inj.call("mmap", libc::SYS_mmap, args).unwrap()
+}
+
 #[test]
 fn a_killed_criu_harms_nobody() {
     let Some(_turn) = turn() else { return };
@@ -307,10 +315,7 @@ fn a_killed_criu_harms_no_task_without_sockets() {
         // In a mapping that was not there, as in a parasite: a jump to itself.
         let journal = Journal::new().unwrap();
         let mut inj = Injector::start(pid, &journal).unwrap();
-        let prot = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
-        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
-        let args = [0, 4096, prot, flags, u64::MAX, 0];
-        let page = inj.call("mmap", libc::SYS_mmap, args).unwrap();
+        let page = page_for_code(&mut inj);
         inj.write(&[0xeb, 0xfe], page).unwrap();
         inj.finish().unwrap();
         let mut regs = ptrace::regs(pid).unwrap();
@@ -355,10 +360,7 @@ fn a_parasite_that_leaves_by_itself_does_not_outrun_the_guard() {
         let journal = Journal::new().unwrap();
         let mut regs = ptrace::regs(pid).unwrap();
         let mut inj = Injector::start(pid, &journal).unwrap();
-        let prot = (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64;
-        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
-        let args = [0, 4096, prot, flags, u64::MAX, 0];
-        let page = inj.call("mmap", libc::SYS_mmap, args).unwrap();
+        let page = page_for_code(&mut inj);
         // AF_UNIX, and an abstract name.
         let address = [b"\x01\0\0", &name[..]].concat();
         inj.write(&address, page).unwrap();

@@ -40,7 +40,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
-/// Not in `all`: one kill in two hundred meets a thread at a breakpoint of CRIU's, and the kernel delivers that SIGTRAP
+/// Not in `all`: now and then (one of 134 kills tried) a kill meets a thread at a breakpoint of CRIU's, and the kernel delivers that SIGTRAP
 /// (exit code 133) once its tracer has gone. Nobody but CRIU could take it away. The guard's own tests are in
 /// `src/criu/tests.rs`, and have no such moment.
 pub(super) const KILLED: Scenario = Scenario {
