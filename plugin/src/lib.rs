@@ -12,6 +12,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libc::{c_char, c_int, ENOTSUP};
+use telecr::criu::door::{self, Door};
 use telecr::criu::dump::{self, Dump};
 use telecr::criu::gtp;
 use telecr::criu::restore::{self, Waker};
@@ -22,12 +23,12 @@ enum State {
     /// No hook has had work yet.
     Idle,
     /// A restore has no images of ours.
-    Nothing,
+    Nothing(Door),
     /// The tree was looked at: sockets are exchanged if it has some, and GTP
     /// links with these interface indexes are in images.
     Dumping(Option<Dump>, Vec<u32>),
     /// GTP links are to be made, and sockets to be woken.
-    Restoring(gtp::Restore, Waker),
+    Restoring(gtp::Restore, Waker, Door),
     /// The restore was given up.
     GivenUp,
 }
@@ -74,8 +75,8 @@ unsafe extern "C" fn init(stage: c_int) -> c_int {
         std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
         if stage == STAGE_RESTORE {
             criu::forget_inventory();
-            *state() = State::Nothing;
-            restore::keep_locked();
+            *state() = State::Nothing(Door::default());
+            door::keep_locked();
             if let Some(dir) = criu::image_dir() {
                 let sockets = restore::verify(dir)?;
                 let links = gtp::Restore::verify(dir)?;
@@ -85,7 +86,7 @@ unsafe extern "C" fn init(stage: c_int) -> c_int {
                 );
                 if sockets + links.count() > 0 {
                     restore::make_room(dir, &links);
-                    *state() = State::Restoring(links, Waker::default());
+                    *state() = State::Restoring(links, Waker::default(), Door::default());
                 }
             }
         }
@@ -99,7 +100,7 @@ unsafe extern "C" fn exit(stage: c_int, ret: c_int) {
         match (stage, ended) {
             // `ret` does not tell whether the tasks will live: always put back.
             (STAGE_DUMP, State::Dumping(Some(dump), _)) => dump.finish()?,
-            (STAGE_RESTORE, State::Restoring(mut links, _)) if ret != 0 => links.undo(),
+            (STAGE_RESTORE, State::Restoring(mut links, ..)) if ret != 0 => links.undo(),
             _ => {}
         }
         Ok(0)
@@ -181,13 +182,16 @@ unsafe extern "C" fn restore_ext_file(id: c_int, retry: *mut bool) -> c_int {
 unsafe extern "C" fn resume_devices_late(pid: c_int) -> c_int {
     hook("RESUME_DEVICES_LATE", || {
         let mut state = state();
-        let State::Restoring(links, waker) = &mut *state else {
-            if matches!(*state, State::Nothing) {
+        let (links, waker, door) = match &mut *state {
+            State::Restoring(links, waker, door) => (links, waker, door),
+            State::Nothing(door) => {
                 // A container without anything of ours may have been locked too.
-                restore::let_in(pid)?;
+                door.let_in(pid, false)?;
+                return Ok(-ENOTSUP);
             }
-            return Ok(-ENOTSUP);
+            _ => return Ok(-ENOTSUP),
         };
+        let has_links = links.count() > 0;
         // Before any peer hears of the tasks: this may still fail.
         if let Err(e) = links.make(pid) {
             restore::give_up(pid);
@@ -195,8 +199,8 @@ unsafe extern "C" fn resume_devices_late(pid: c_int) -> c_int {
             return Err(e);
         }
         // Sockets that are not awake yet drop what arrives.
-        restore::let_in(pid)?;
-        let woken = waker.task(pid)?;
+        door.let_in(pid, has_links)?;
+        let woken = waker.task(pid, door)?;
         log::info!("{woken} SCTP sockets of {pid} are awake");
         Ok(-ENOTSUP)
     })

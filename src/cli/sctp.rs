@@ -112,7 +112,7 @@ pub(super) fn restore(file: &Path, command: &[OsString]) -> anyhow::Result<()> {
         Ok(())
     })?;
     repair.wake(socket.as_fd())?;
-    if let Err(e) = nudge::send(&nudges) {
+    if let Err(e) = nudge::Nudger::default().send(&nudges) {
         log::warn!("the peers may send again late: {e}");
     }
     report("restored", &summary);

@@ -357,7 +357,7 @@ impl Restore {
             );
             let bound = sockets().filter_map(bound).map(|a| a.ip());
             let addresses = bound.chain(summary.outer.iter().copied()).collect();
-            if let Err(e) = super::restore::unlock_addresses(pid, addresses) {
+            if let Err(e) = super::door::unlock_addresses(pid, addresses) {
                 log::error!("{e}");
             }
             for link in &survey.links {

@@ -38,6 +38,11 @@ pub(crate) trait Ice {
 /// Opens the way to freeze and thaw. The guard has one of its own.
 pub(crate) type OpenIce = fn() -> Result<Box<dyn Ice>>;
 
+/// The guard watches.
+const READY: u8 = b'r';
+/// The same, but it does not trace CRIU.
+const UNTIED: u8 = b'u';
+
 /// CRIU's handle on the guard. Dropping it tells the guard to look again.
 pub(crate) struct Guard {
     line: UnixStream,
@@ -71,9 +76,15 @@ impl Guard {
         })
         .doing(|| "cannot fork the guard")?;
         drop(theirs);
-        let mut ready = [0];
-        line.read_exact(&mut ready)
+        let mut word = [0];
+        line.read_exact(&mut word)
             .doing(|| "the guard ended before it was ready")?;
+        if word == [UNTIED] {
+            log::warn!(
+                "telecr's guard cannot trace CRIU, so that a kill -9 of CRIU may end the program; \
+                 is CRIU run under strace or a debugger?"
+            );
+        }
         Ok(Guard { line })
     }
 
@@ -94,16 +105,13 @@ fn stand_guard(orders: &Orders<'_>, line: &UnixStream, criu: &OwnedFd, criu_pid:
         log::error!("the guard cannot settle: {e}");
         return;
     }
-    let mut tether = Tether::tie(criu_pid)
-        .inspect_err(|e| {
-            log::warn!(
-                "cannot trace CRIU, so that a kill -9 of CRIU may end the program: {e}; \
-                 is CRIU run under strace or a debugger?"
-            )
-        })
+    let tied = Tether::tie(criu_pid);
+    let word = if tied.is_ok() { READY } else { UNTIED };
+    let mut tether = tied
+        .inspect_err(|e| log::warn!("cannot trace CRIU: {e}"))
         .ok();
     // The other end is CRIU's alone now: `settle` has closed our copy.
-    if (&*line).write_all(b"r").is_err() {
+    if (&*line).write_all(&[word]).is_err() {
         return;
     }
     let held = wait_for_work(orders, line, criu, tether.as_mut());

@@ -20,12 +20,14 @@
 //! | `departed` | what left must not be answered for here |
 //! | `snapshot` | undoing what CRIU's own code was doing in a task |
 //! | `dump`, `restore` | the hooks' work, in the order CRIU calls them |
+//! | [`door`] | lifting the packet lock |
 //! | [`gtp`], `keeper` | GTP links of the tree, and what becomes of them |
 //! | `netns` | work in another network namespace |
 //! | `proc`, `sys`, `sockets` | what the kernel says, and how it is asked |
 
 mod arch;
 mod departed;
+pub mod door;
 pub mod dump;
 mod epoll;
 mod error;

@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use super::error::{Context, Error, Result};
 use super::{sockets, sys};
@@ -57,7 +58,17 @@ pub(crate) fn within_open<T: Send>(
 
 /// Which one this process is in.
 pub(crate) fn own() -> io::Result<(u64, u64)> {
-    sys::file_id(File::open("/proc/self/ns/net")?.as_fd())
+    at("/proc/self/ns/net")
+}
+
+/// Which one a process is in.
+pub(crate) fn of(pid: i32) -> io::Result<(u64, u64)> {
+    at(&format!("/proc/{pid}/ns/net"))
+}
+
+fn at(path: &str) -> io::Result<(u64, u64)> {
+    let meta = fs::metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
 }
 
 /// Those of others that this process has open, each once.

@@ -2,7 +2,7 @@
 //! Restore: verify all images before anything happens, build each socket in its
 //! task, wake them all when the tasks stand ready to run.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{BufReader, ErrorKind};
 use std::net::IpAddr;
@@ -10,14 +10,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::door::Door;
 use super::error::{Context, Error, Result};
 use super::gtp::Restore as Gtp;
 use super::{departed, names, netns, proc, sockets, sys};
+use crate::image;
 use crate::netlink::local_addresses;
-use crate::sctp::addr;
-use crate::sctp::nudge::{self, Nudge};
+use crate::sctp::nudge::{self, Nudge, Nudger};
 use crate::sctp::repair::Repair;
-use crate::{image, lock};
 
 /// At init: walks every image in the directory and checks that this kernel can
 /// take them. Answers how many there are.
@@ -51,37 +51,6 @@ pub fn verify(dir: BorrowedFd<'_>) -> Result<usize> {
 pub fn make_room(dir: BorrowedFd<'_>, gtp: &Gtp) {
     let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
     departed::evict(&path, gtp.addresses());
-}
-
-/// At init: the network namespace we are to restore into may be locked already, for a short time in case we never get
-/// here. From now on the lock is ours to lift.
-pub fn keep_locked() {
-    let prolong = || -> Result<()> {
-        for netns in netns::open_here().doing(|| "cannot look at CRIU's descriptors")? {
-            netns::within_open(netns.as_fd(), || {
-                if lock::status()?.everything.is_some() {
-                    lock::lock_everything(lock::LIMIT)?;
-                }
-                Ok(())
-            })?;
-        }
-        Ok(())
-    };
-    if let Err(e) = prolong() {
-        log::warn!("the packet lock may end early: {e}");
-    }
-}
-
-/// At `RESUME_DEVICES_LATE`, when all sockets are there and all links made: lets packets into the network namespace of a
-/// task.
-///
-/// # Errors
-/// The lock is still there.
-pub fn let_in(pid: i32) -> Result<()> {
-    netns::of_task(pid, || match lock::unlock_everything() {
-        Err(lock::Error::NoNftables) => Ok(()),
-        other => Ok(other?),
-    })
 }
 
 /// At `RESTORE_EXT_FILE`, in the task and its network namespace: the socket of
@@ -153,6 +122,7 @@ pub fn give_up(root: i32) {
 #[derive(Default)]
 pub struct Waker {
     seen: HashSet<(u64, u64)>,
+    nudgers: HashMap<(u64, u64), Nudger>,
 }
 
 impl Waker {
@@ -160,14 +130,14 @@ impl Waker {
     ///
     /// # Errors
     /// The first failure, after all have been tried.
-    pub fn task(&mut self, pid: i32) -> Result<usize> {
+    pub fn task(&mut self, pid: i32, door: &mut Door) -> Result<usize> {
         let sockets = self.sockets(pid)?;
         if sockets.is_empty() {
             return Ok(0);
         }
         let mut repair = open_repair()?;
         // Packets must reach the sockets before these speak.
-        let unlocked = unlock(pid, &mut repair, &sockets);
+        let unlocked = door.open(pid, &mut repair, &sockets);
         let mut result = Ok(());
         let mut nudges: Vec<Nudge> = Vec::new();
         for socket in &sockets {
@@ -184,7 +154,12 @@ impl Waker {
             result = result.and(woken);
         }
         // Without them the peers wait for their timers: slower, but no failure.
-        let nudged = netns::of_task(pid, || nudge::send(&nudges).doing(|| "cannot send ICMP"));
+        let nudged = netns::of(pid)
+            .doing(|| format!("cannot look at process {pid}"))
+            .and_then(|netns| {
+                let nudger = self.nudgers.entry(netns).or_default();
+                netns::of_task(pid, || nudger.send(&nudges).doing(|| "cannot send ICMP"))
+            });
         if let Err(e) = nudged {
             log::warn!("peers of {pid} may send again late: {e}");
         }
@@ -215,45 +190,6 @@ impl Waker {
         }
         Ok(found)
     }
-}
-
-/// Removes the packet lock of the sockets' addresses, in the task's network
-/// namespace.
-fn unlock(pid: i32, repair: &mut Repair, sockets: &[OwnedFd]) -> Result<()> {
-    let mut addresses: Vec<IpAddr> = Vec::new();
-    for socket in sockets {
-        let endpoint = repair
-            .endpoint(socket.as_fd())
-            .map_err(|source| Error::Repair {
-                what: format!("a socket of {pid}"),
-                source,
-            })?;
-        addresses.extend(
-            endpoint
-                .addrs
-                .iter()
-                .filter_map(|a| addr::parse(a))
-                .map(|a| a.ip()),
-        );
-    }
-    unlock_addresses(pid, addresses)
-}
-
-/// Removes the packet lock of addresses that sockets of a task are bound to: in its network namespace, and where CRIU runs
-/// if that is another, because packets may come through it.
-pub(crate) fn unlock_addresses(pid: i32, mut addresses: Vec<IpAddr>) -> Result<()> {
-    let known = netns::of_task(pid, || {
-        if addresses.iter().any(IpAddr::is_unspecified) {
-            // Bound to any address: all of them answer for the socket.
-            addresses.extend(local_addresses().map_err(|e| Error::Other(e.to_string()))?);
-        }
-        addresses.retain(|a| !a.is_unspecified());
-        addresses.sort_unstable();
-        addresses.dedup();
-        lock::unlock(&addresses)?;
-        Ok(addresses)
-    })?;
-    Ok(lock::unlock(&known)?)
 }
 
 fn open_repair() -> Result<Repair> {

@@ -49,6 +49,15 @@ struct Trap {
 }
 
 impl Trap {
+    fn lay(memory: &File, start: u64, end: u64) -> io::Result<Self> {
+        let len = usize::try_from(end.saturating_sub(start)).map_err(io::Error::other)?;
+        let mut bytes = vec![0; len];
+        memory.read_exact_at(&mut bytes, start)?;
+        let wait = arch::WAIT.iter().copied().cycle().take(len);
+        memory.write_all_at(&wait.collect::<Vec<u8>>(), start)?;
+        Ok(Self { start, bytes })
+    }
+
     fn range(&self) -> (u64, u64) {
         (
             self.start,
@@ -111,20 +120,20 @@ impl Process {
         File::options().read(true).write(true).open(path)
     }
 
+    /// Does what it can: a thread whose trap cannot be laid does not keep the others from theirs.
     fn lay_traps(&self, laid: &mut Vec<Trap>) -> io::Result<()> {
         let memory = self.memory()?;
+        let mut result = Ok(());
         for (start, end) in self.threads.iter().map(|t| arch::resumes_in(&t.regs)) {
             // Threads often wait in the same place. Where they all but do, the first one is trapped.
             let taken = |t: &Trap| start < t.range().1 && t.range().0 < end;
             if laid.iter().any(taken) {
                 continue;
             }
-            let len = usize::try_from(end.saturating_sub(start)).map_err(io::Error::other)?;
-            let mut bytes = vec![0; len];
-            memory.read_exact_at(&mut bytes, start)?;
-            let wait = arch::WAIT.iter().copied().cycle().take(len);
-            memory.write_all_at(&wait.collect::<Vec<u8>>(), start)?;
-            laid.push(Trap { start, bytes });
+            match Trap::lay(&memory, start, end) {
+                Ok(trap) => laid.push(trap),
+                Err(e) => result = Err(e),
+            }
         }
         for (start, bytes) in &self.code {
             let mut now = [0; CODE];
@@ -133,10 +142,11 @@ impl Process {
                 && arch::is_criu_code(&now)
             {
                 // A breakpoint without a tracer would end the process.
-                memory.write_all_at(&arch::WAIT, start.saturating_add(arch::DEFUSE_AT))?;
+                let at = start.saturating_add(arch::DEFUSE_AT);
+                result = result.and(memory.write_all_at(&arch::WAIT, at));
             }
         }
-        Ok(())
+        result
     }
 }
 

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::Port;
 use crate::netlink::nft::{
     be32, DELRULE, DELSETELEM, DELTABLE, GETSETELEM, LIST_ELEM, NEWCHAIN, NEWSET, NEWSETELEM,
     NEWTABLE,
@@ -18,6 +19,9 @@ const SET_TIMEOUT: u32 = 0x10;
 
 /// The set that holds the families of which every packet is dropped.
 pub(super) const EVERYTHING: &str = "everything";
+
+/// The set of ports that are open at a locked address.
+pub(super) const OPEN: &str = "open";
 
 pub(super) const CHAIN: &str = "prerouting";
 /// Before connection tracking, so that nothing remembers a dropped packet.
@@ -109,14 +113,17 @@ pub(super) fn new_chain() -> Result<Message> {
     Ok(message(NEWCHAIN, libc::NLM_F_CREATE, &w))
 }
 
-/// The sets of addresses, and that of families.
+/// The sets of addresses, and those of families and ports.
 pub(super) fn new_sets() -> Result<Vec<Message>> {
     const NF_PROTO: u32 = 2;
+    /// `inet_proto . inet_service`: two types of six bits each.
+    const PROTO_AND_SERVICE: u32 = 12 << 6 | 13;
     let family = |f: Family, id| set(f.set(), f.key_type(), f.len(), id);
     Ok(vec![
         family(Family::V4, 1)?,
         family(Family::V6, 2)?,
         set(EVERYTHING, NF_PROTO, 1, 3)?,
+        set(OPEN, PROTO_AND_SERVICE, 8, 4)?,
     ])
 }
 
@@ -199,6 +206,22 @@ pub(super) fn add_everything(after: Duration) -> Result<Vec<Message>> {
 
 pub(super) fn remove_everything() -> Result<Message> {
     elements(DELSETELEM, 0, EVERYTHING, &families(), None)
+}
+
+/// Each part of a key of several has four bytes, or a multiple.
+pub(super) fn add_open(ports: &[Port], after: Duration) -> Result<Vec<Message>> {
+    let key = |p: &Port| {
+        let [high, low] = p.number.to_be_bytes();
+        vec![p.protocol, 0, 0, 0, high, low, 0, 0]
+    };
+    renew(OPEN, &ports.iter().map(key).collect::<Vec<_>>(), after)
+}
+
+/// Closes all that [`add_open`] has opened.
+pub(super) fn close() -> Result<Message> {
+    let mut w = in_table()?;
+    w.put_str(2, OPEN)?;
+    Ok(message(DELSETELEM, 0, &w))
 }
 
 pub(super) fn list(family: Family) -> Result<Message> {

@@ -11,6 +11,9 @@
 //! waits for, other than SCTP and GTP. A *network namespace* that is locked as a
 //! whole gets nothing but ICMPv6: for a container's, where nobody is yet.
 //!
+//! A port of a locked address can be opened: where several programs share their
+//! addresses, each comes in its own time.
+//!
 //! The lock is the nftables table `inet telecr`: sets of what is locked and a
 //! chain before connection tracking. It is made and changed in one transaction
 //! each, however many addresses there are; all of it expires by itself, should
@@ -32,6 +35,26 @@ pub const TABLE: &str = "telecr";
 
 /// After this long peers have given up, and a lock is of no use.
 pub const LIMIT: Duration = Duration::from_secs(600);
+
+/// Where a program is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Port {
+    /// `IPPROTO_SCTP` or `IPPROTO_UDP`.
+    pub protocol: u8,
+    /// Its number, not 0.
+    pub number: u16,
+}
+
+impl Port {
+    /// One of SCTP, in UDP or not.
+    #[must_use]
+    pub fn sctp(number: u16) -> Self {
+        Self {
+            protocol: 132,
+            number,
+        }
+    }
+}
 
 /// What is locked in a network namespace, and for how long still.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,6 +97,15 @@ pub fn unlock(addrs: &[IpAddr]) -> Result<()> {
 /// As [`lock`].
 pub fn lock_everything(expiry: Duration) -> Result<()> {
     ruleset::lock_everything(expiry)
+}
+
+/// Lets packets to these ports of locked addresses through, for so long or until
+/// the next [`lock`]; nothing when there is no lock. The addresses stay locked.
+///
+/// # Errors
+/// As [`lock`].
+pub fn open(ports: &[Port], expiry: Duration) -> Result<()> {
+    ruleset::open(ports, expiry)
 }
 
 /// Undoes [`lock_everything`]; locked addresses stay locked.

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The rules of the lock's chain.
 
-use super::encode::{in_table, message, Family, CHAIN, EVERYTHING};
+use super::encode::{in_table, message, Family, CHAIN, EVERYTHING, OPEN};
 use crate::netlink::nft::{be32, LIST_ELEM, NEWRULE};
 use crate::netlink::{Message, Result, Writer};
 
 const REGISTER: u32 = 1;
+/// The second four bytes of it.
+const SECOND_WORD: u32 = 9;
 const VERDICT_REGISTER: u32 = 0;
 const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
 const EQUAL: u32 = 0;
 const NOT_EQUAL: u32 = 1;
-/// A key of `meta`.
+/// Keys of `meta`.
 const NFPROTO: u32 = 15;
+const L4PROTO: u32 = 16;
 
 /// GTPv1-U (3GPP TS 29.281, 4.4.2.1) and GTPv0 (GSM TS 09.60, 11.1.3).
 const GTP_PORTS: [u16; 2] = [2152, 3386];
@@ -39,25 +42,48 @@ fn sctp_udp_port() -> Option<u16> {
     text.trim().parse().ok().filter(|port| *port != 0)
 }
 
-/// What is dropped without exception, in the order of the chain: SCTP, over UDP
-/// too, and GTP, whose sockets may be here before their tunnels are.
+/// What is dropped unless its port is open, in the order of the chain: SCTP, over
+/// UDP too, and GTP, whose sockets may be here before their tunnels are.
 pub(super) fn always() -> Result<Vec<Message>> {
     let mut rules = Vec::new();
+    let encapsulated = sctp_udp_port();
     for family in Family::BOTH {
+        rules.push(rule(family, |e| {
+            load_meta(e, L4PROTO)?;
+            open(e, DESTINATION)
+        })?);
         rules.push(rule(family, |e| {
             protocol(e, libc::IPPROTO_SCTP)?;
             verdict(e, DROP)
         })?);
-        for port in GTP_PORTS.into_iter().chain(sctp_udp_port()) {
+        if let Some(port) = encapsulated {
             rules.push(rule(family, |e| {
-                protocol(e, libc::IPPROTO_UDP)?;
-                load_payload(e, TRANSPORT_HEADER, 2, 2)?;
-                compare(e, EQUAL, &port.to_be_bytes())?;
+                udp_port(e, port)?;
+                load_number(e, libc::IPPROTO_SCTP)?;
+                open(e, UDP_HEADER + DESTINATION)
+            })?);
+        }
+        for port in GTP_PORTS.into_iter().chain(encapsulated) {
+            rules.push(rule(family, |e| {
+                udp_port(e, port)?;
                 verdict(e, DROP)
             })?);
         }
     }
     Ok(rules)
+}
+
+/// Lets through what goes to an open port of the protocol in the register.
+fn open(out: &mut Writer, port_at: u32) -> Result<()> {
+    load_payload_to(SECOND_WORD, out, TRANSPORT_HEADER, port_at, 2)?;
+    lookup(out, OPEN)?;
+    verdict(out, ACCEPT)
+}
+
+fn udp_port(out: &mut Writer, port: u16) -> Result<()> {
+    protocol(out, libc::IPPROTO_UDP)?;
+    load_payload(out, TRANSPORT_HEADER, DESTINATION, 2)?;
+    compare(out, EQUAL, &port.to_be_bytes())
 }
 
 /// TCP and UDP packets that no socket of this host waits for: of connections
@@ -90,6 +116,9 @@ pub(super) fn without_socket() -> Result<Vec<Message>> {
 /// A base of `payload`.
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
+/// Where the destination port stands in the header of SCTP and UDP.
+const DESTINATION: u32 = 2;
+const UDP_HEADER: u32 = 8;
 
 /// `ip daddr @SET`, and what `more` adds.
 fn rule(family: Family, more: impl FnOnce(&mut Writer) -> Result<()>) -> Result<Message> {
@@ -137,8 +166,18 @@ fn load_meta(out: &mut Writer, key: u32) -> Result<()> {
 }
 
 fn load_payload(out: &mut Writer, base: u32, offset: u32, len: u32) -> Result<()> {
+    load_payload_to(REGISTER, out, base, offset, len)
+}
+
+fn load_payload_to(
+    register: u32,
+    out: &mut Writer,
+    base: u32,
+    offset: u32,
+    len: u32,
+) -> Result<()> {
     expression(out, "payload", |e| {
-        be32(e, 1, REGISTER)?;
+        be32(e, 1, register)?;
         be32(e, 2, base)?;
         be32(e, 3, offset)?;
         be32(e, 4, len)
@@ -147,7 +186,6 @@ fn load_payload(out: &mut Writer, base: u32, offset: u32, len: u32) -> Result<()
 
 /// `meta l4proto NUMBER`
 fn protocol(out: &mut Writer, number: i32) -> Result<()> {
-    const L4PROTO: u32 = 16;
     load_meta(out, L4PROTO)?;
     compare(out, EQUAL, &[u8::try_from(number).unwrap_or_default()])
 }
@@ -157,6 +195,15 @@ fn compare(out: &mut Writer, how: u32, value: &[u8]) -> Result<()> {
         be32(e, 1, REGISTER)?;
         be32(e, 2, how)?;
         e.nest(3, |data| data.put(1, value))
+    })
+}
+
+/// A number of a protocol, as `meta l4proto` loads it.
+fn load_number(out: &mut Writer, number: i32) -> Result<()> {
+    expression(out, "immediate", |e| {
+        be32(e, 1, REGISTER)?;
+        let word = [u8::try_from(number).unwrap_or_default(), 0, 0, 0];
+        e.nest(2, |data| data.put(1, &word))
     })
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::encode::{self, Family};
-use super::{rules, Error, Result, Status};
+use super::{rules, Error, Port, Result, Status};
 use crate::netlink::{self, nft, Message, Protocol, Socket};
 
 /// Reads and changes meet those of others so often before giving up.
@@ -65,8 +65,9 @@ fn establish(more: &[Message]) -> Result<()> {
     }
 }
 
+/// Nothing that an earlier lock has left open stays so.
 pub(super) fn lock(addrs: &[IpAddr], expiry: Duration) -> Result<()> {
-    let mut body = Vec::new();
+    let mut body = vec![encode::close()?];
     by_family(&canonical(addrs), |family, part| {
         body.extend(encode::add(family, part, expiry)?);
         Ok(())
@@ -75,7 +76,20 @@ pub(super) fn lock(addrs: &[IpAddr], expiry: Duration) -> Result<()> {
 }
 
 pub(super) fn lock_everything(expiry: Duration) -> Result<()> {
-    establish(&encode::add_everything(expiry)?)
+    let mut body = vec![encode::close()?];
+    body.extend(encode::add_everything(expiry)?);
+    establish(&body)
+}
+
+pub(super) fn open(ports: &[Port], expiry: Duration) -> Result<()> {
+    if ports.is_empty() || status()?.is_empty() {
+        return Ok(());
+    }
+    let mut body = Vec::new();
+    for part in ports.chunks(1000) {
+        body.extend(encode::add_open(part, expiry)?);
+    }
+    establish(&body)
 }
 
 pub(super) fn unlock(addrs: &[IpAddr]) -> Result<()> {

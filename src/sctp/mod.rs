@@ -9,6 +9,7 @@
 //! | [`dump`] | a frozen socket into an image |
 //! | [`restore`] | an image into a frozen socket |
 //! | [`nudge`] | peers that wait for a timer send again at once |
+//! | `route` | what this host knows of the way to a peer |
 //! | [`list`] | the SCTP sockets of this host |
 //! | [`addr`] | `struct sockaddr` as bytes |
 //! | `scope` | interfaces of link-local addresses, by name |
@@ -21,6 +22,7 @@ pub mod nudge;
 pub mod options;
 pub mod repair;
 pub mod restore;
+mod route;
 mod scope;
 mod sockopt;
 mod summary;

@@ -12,9 +12,11 @@
 //! (`net.ipv4.route.mtu_expires`), and until then only a still smaller one is news
 //! to it. So this host gets the same message about its own packets: it remembers the
 //! size as long as the peer, the next dump finds it as the path MTU, and the next
-//! host asks for four bytes less again. A peer whose network drops ICMP waits for its
-//! timer.
+//! host asks for four bytes less again; as does this host itself, where something else
+//! has come to it since with the same peer. A peer whose network drops ICMP waits for
+//! its timer.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -26,7 +28,7 @@ use nix::sys::socket::{
     SockaddrIn6,
 };
 
-use super::addr;
+use super::{addr, route};
 use crate::proto::Association;
 
 /// Bytes of the path MTU given up; SCTP packets are a multiple of it.
@@ -95,43 +97,72 @@ fn plain(a: SocketAddr, port: u16) -> SocketAddr {
     }
 }
 
-/// Sends them from the current network namespace. Call it when the associations are
-/// awake and nothing drops their packets any more.
-///
-/// # Errors
-/// No raw socket (CAP_NET_RAW), or the first message that could not be sent; the
-/// others have been tried.
-pub fn send(nudges: &[Nudge]) -> io::Result<()> {
-    let open = |family, protocol| socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol);
-    let (mut v4, mut v6): (Option<OwnedFd>, Option<OwnedFd>) = (None, None);
-    let mut result = Ok(());
-    for nudge in nudges {
+/// Sends nudges, and knows the paths of those it has sent.
+#[derive(Debug, Default)]
+pub struct Nudger {
+    /// What is asked for at most, in bytes, by both ends of a path.
+    sizes: HashMap<[IpAddr; 2], u32>,
+    v4: Option<OwnedFd>,
+    v6: Option<OwnedFd>,
+}
+
+impl Nudger {
+    /// Sends them from the current network namespace, which is always the same. Call
+    /// it when the associations are awake and nothing drops their packets any more.
+    ///
+    /// # Errors
+    /// No raw socket (CAP_NET_RAW), or the first message that could not be sent; the
+    /// others have been tried.
+    pub fn send(&mut self, nudges: &[Nudge]) -> io::Result<()> {
+        let mut result = Ok(());
+        for nudge in nudges {
+            let most = self.most(nudge);
+            if most < LEAST {
+                continue;
+            }
+            let mtu = nudge.mtu.min(most);
+            result = result.and(self.send_one(&Nudge { mtu, ..*nudge })?);
+        }
+        result
+    }
+
+    /// A path that others have made smaller already is asked for less than that: the peer may know it, too.
+    fn most(&mut self, nudge: &Nudge) -> u32 {
+        let mut ends = [nudge.peer.ip(), nudge.local.ip()];
+        ends.sort_unstable();
+        let fresh = || route::mtu(nudge.peer).map_or(u32::MAX, |m| m.saturating_sub(LESS));
+        *self.sizes.entry(ends).or_insert_with(fresh)
+    }
+
+    /// What the kernel says of this one, unless none can be sent at all.
+    fn send_one(&mut self, nudge: &Nudge) -> io::Result<io::Result<()>> {
+        let open =
+            |family, protocol| socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol);
         let bytes = nudge.message();
         let sent = match nudge.peer {
             SocketAddr::V4(peer) => {
-                let fd = match v4.take() {
+                let fd = match self.v4.take() {
                     Some(fd) => fd,
                     None => open(AddressFamily::Inet, SockProtocol::Icmp)?,
                 };
                 let to = SockaddrIn::from(SocketAddrV4::new(*peer.ip(), 0));
                 let sent = sendto(fd.as_raw_fd(), &bytes, &to, MsgFlags::MSG_DONTWAIT);
-                v4 = Some(fd);
+                self.v4 = Some(fd);
                 sent
             }
             SocketAddr::V6(peer) => {
-                let fd = match v6.take() {
+                let fd = match self.v6.take() {
                     Some(fd) => fd,
                     None => open(AddressFamily::Inet6, SockProtocol::IcmpV6)?,
                 };
                 let to = SockaddrIn6::from(SocketAddrV6::new(*peer.ip(), 0, 0, peer.scope_id()));
                 let sent = sendto(fd.as_raw_fd(), &bytes, &to, MsgFlags::MSG_DONTWAIT);
-                v6 = Some(fd);
+                self.v6 = Some(fd);
                 sent
             }
         };
-        result = result.and(sent.map(drop).map_err(io::Error::from));
+        Ok(sent.map(drop).map_err(io::Error::from))
     }
-    result
 }
 
 impl Nudge {
@@ -265,6 +296,17 @@ mod tests {
         assert_eq!(message[..2], [2, 0]);
         assert_eq!(message[4..8], 8996u32.to_be_bytes());
         assert_eq!(message.len(), 8 + 40 + 8);
+    }
+
+    #[test]
+    fn both_ends_are_asked_for_the_same() {
+        let found = nudges(&asoc(&["192.0.2.1:36412"], &["192.0.2.9:5000"], 1500));
+        let mut nudger = Nudger::default();
+        let ends = found[0].peer.ip().min(found[0].local.ip());
+        let other = found[0].peer.ip().max(found[0].local.ip());
+        nudger.sizes.insert([ends, other], 1492);
+        assert_eq!(nudger.most(&found[0]), 1492);
+        assert_eq!(nudger.most(&found[1]), 1492);
     }
 
     #[test]

@@ -951,9 +951,13 @@ fn the_packet_lock_holds_over_udp() {
     send(&c, 1, b"meanwhile");
     pause(500);
     let (s, _) = read(&mut repair, &image).unwrap();
-    telecr::lock::unlock(&here).unwrap();
+    // Its port is open, the address stays locked.
+    let port = telecr::lock::Port::sctp(5000);
+    telecr::lock::open(&[port], telecr::lock::LIMIT).unwrap();
     repair.wake(s.as_fd()).unwrap();
     assert_eq!(recv(&s), (1, b"meanwhile".to_vec()));
+    both_ways(&s, &c);
+    telecr::lock::unlock(&here).unwrap();
     both_ways(&s, &c);
 }
 

@@ -69,11 +69,12 @@ fn locks_add_up_and_go() {
                 "ip daddr @local4 udp dport 2152 drop",
                 "ip6 daddr @local6 udp dport 3386 drop",
                 "ip daddr @local4 meta l4proto tcp drop",
+                "ip daddr @local4 meta l4proto . th dport @open accept",
                 "meta nfproto @everything drop",
             ] {
                 assert!(text.contains(line), "{line:?} is not in {text}");
             }
-            assert_eq!(text.matches("accept").count(), 4, "{text}");
+            assert_eq!(text.matches("accept").count(), 6, "{text}");
         }
 
         unlock(&[
@@ -116,6 +117,48 @@ fn the_whole_namespace_is_locked_beside_addresses() {
         unlock_everything().unwrap();
         assert!(status().unwrap().is_empty());
         unlock_everything().unwrap();
+    });
+}
+
+/// How a UDP packet fares to a port of loopback that nobody has bound.
+fn refused(port: u16) -> bool {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(("127.0.0.1", port)).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
+    socket.send(b"?").unwrap();
+    socket.recv(&mut [0]).unwrap_err().kind() == std::io::ErrorKind::ConnectionRefused
+}
+
+#[test]
+fn a_port_of_a_locked_address_is_open() {
+    in_namespace(|| {
+        let up = std::process::Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(up.unwrap().success());
+        let gtp = Port {
+            protocol: 17,
+            number: 2152,
+        };
+        open(&[gtp], WHILE).unwrap();
+        assert!(status().unwrap().is_empty());
+        assert!(refused(2152));
+        let loopback = ["127.0.0.1".parse().unwrap()];
+        lock(&loopback, WHILE).unwrap();
+        assert!(!refused(2152));
+        open(&[gtp, Port::sctp(3386)], WHILE).unwrap();
+        open(&[gtp], WHILE).unwrap();
+        assert!(refused(2152));
+        // Another protocol's.
+        assert!(!refused(3386));
+        assert_eq!(locked(), set(&["127.0.0.1"]));
+        // A new lock has nothing open.
+        lock(&loopback, WHILE).unwrap();
+        assert!(!refused(2152));
+        unlock_all().unwrap();
+        assert!(refused(2152));
     });
 }
 

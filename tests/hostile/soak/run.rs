@@ -338,7 +338,8 @@ impl Soak<'_> {
             repair.wake(fd).map_err(|e| words("wake", &e))?;
         }
         if nudging {
-            nudge::send(&nudges).map_err(|e| words("nudge", &e))?;
+            let mut nudger = nudge::Nudger::default();
+            nudger.send(&nudges).map_err(|e| words("nudge", &e))?;
         }
         self.net.enter(from);
         telecr::lock::unlock(&self.addresses).map_err(|e| words("unlock", &e))?;

@@ -17,6 +17,8 @@ use crate::{
 const NETWORK: &str = "core";
 /// The namespace made before the container.
 const NAMESPACE: &str = "/run/netns/epc";
+/// The pod.
+pub const POD: &str = "core";
 /// The bridge made before podman's network.
 const BRIDGE: &str = "br-core";
 
@@ -31,6 +33,8 @@ pub enum Network {
     Bridge,
     /// `--network ns:`, a namespace made by the operator, who moves the addresses.
     Namespace,
+    /// That of a pod with a macvlan device, which is made first: podman moves the addresses.
+    Pod,
 }
 
 /// What runs.
@@ -87,7 +91,7 @@ impl Network {
         );
         match self {
             Self::Host | Self::Namespace => return Ok(()),
-            Self::Macvlan => guest.sh(&format!(
+            Self::Macvlan | Self::Pod => guest.sh(&format!(
                 "podman network create -d macvlan -o parent=eth0 {subnets}"
             ))?,
             // podman makes no network of a subnet that the host is on.
@@ -108,7 +112,7 @@ impl Network {
             Self::Host => guest.sh(&migrate::addresses("del", &[SERVICE4_NET, SERVICE6_NET]))?,
             // telecr-departed lives in the namespace until its addresses have left.
             Self::Namespace => guest.sh("ip -n epc link delete epc0; ip netns delete epc")?,
-            Self::Macvlan | Self::Bridge => return Ok(()),
+            Self::Macvlan | Self::Bridge | Self::Pod => return Ok(()),
         };
         Ok(())
     }
@@ -126,7 +130,7 @@ impl Network {
                 ))?;
                 inhabit(guest)
             }
-            Self::Macvlan | Self::Bridge => Ok(()),
+            Self::Macvlan | Self::Bridge | Self::Pod => Ok(()),
         }
     }
 
@@ -138,9 +142,34 @@ impl Network {
                 guest.sh("ip netns add epc")?;
                 inhabit(guest)
             }
-            Self::Macvlan | Self::Bridge => Ok(()),
+            Self::Macvlan | Self::Bridge | Self::Pod => Ok(()),
         }
     }
+}
+
+/// Options for podman's network, with these addresses.
+fn addressed([v4, v6]: [&str; 2]) -> Vec<&str> {
+    let mut options = vec!["--network", NETWORK, "--ip", v4];
+    if !v6.is_empty() {
+        options.extend(["--ip6", v6]);
+    }
+    options
+}
+
+/// Makes a pod; it is started with its first container.
+pub fn pod(guest: &mut Guest, runtime: &str, addresses: [&str; 2]) -> Result<()> {
+    let argv = [
+        "podman",
+        "--runtime",
+        runtime,
+        "pod",
+        "create",
+        "--name",
+        POD,
+    ];
+    let argv = [&argv[..], &addressed(addresses)].concat();
+    let out = guest.run_within(&argv, &[], 120.0)?;
+    migrate::must(&guest.name, "podman pod create", &out)
 }
 
 /// Gives the namespace its device, which has the same link address on every host.
@@ -162,18 +191,13 @@ impl Container<'_> {
         // The last container with this address had another link address.
         lab.peer.sh("ip neigh flush dev eth0")?;
         let mut argv = vec!["podman", "run", "-d", "--runtime", self.runtime];
-        argv.extend(["--name", self.name, "--network"]);
+        argv.extend(["--name", self.name]);
         let namespace = format!("ns:{NAMESPACE}");
-        let [v4, v6] = self.addresses;
         match self.network {
-            Network::Host => argv.push("host"),
-            Network::Namespace => argv.push(&namespace),
-            Network::Macvlan | Network::Bridge => {
-                argv.extend([NETWORK, "--ip", v4]);
-                if !v6.is_empty() {
-                    argv.extend(["--ip6", v6]);
-                }
-            }
+            Network::Host => argv.extend(["--network", "host"]),
+            Network::Namespace => argv.extend(["--network", &namespace]),
+            Network::Macvlan | Network::Bridge => argv.extend(addressed(self.addresses)),
+            Network::Pod => argv.extend(["--pod", POD]),
         }
         let argv = [&argv, self.options, self.command].concat();
         let out = lab.source.run_within(&argv, &[], 120.0)?;

@@ -53,6 +53,8 @@ mod tests {
         for (heading, number, words) in [
             ("### podman", 0, "podman container checkpoint"),
             ("### podman", 1, "podman container restore"),
+            ("### podman", 2, "podman pod stop"),
+            ("### podman", 3, "podman container restore --pod"),
             ("### Docker", 0, "runc.conf"),
             ("### Docker", 1, "docker checkpoint create"),
             ("### Docker", 2, "docker start --checkpoint"),

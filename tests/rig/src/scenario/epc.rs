@@ -10,7 +10,7 @@ use anyhow::{ensure, Context, Result};
 
 use super::{
     hss::{self, Client},
-    mme::{self, Service, Sockets},
+    mme::{self, Peers},
     podman::{self, PLAN},
     spgw::{self, Net},
     Scenario,
@@ -80,34 +80,6 @@ const GATEWAY: Container<'static> = Container {
     ],
 };
 
-/// Associations and what they have lived through.
-struct Peers {
-    service: &'static Service,
-    pid: i32,
-    before: telecr_workloads::report::Status,
-}
-
-impl Peers {
-    fn start(lab: &mut Lab, service: &'static Service) -> Result<Self> {
-        let pid = mme::peers_of(lab, service, Sockets::Each)?;
-        thread::sleep(Duration::from_secs(1));
-        let before = mme::snapshot_at(&mut lab.peer, pid, service.status)?;
-        Ok(Self {
-            service,
-            pid,
-            before,
-        })
-    }
-
-    fn finish(self, lab: &mut Lab, began: SystemTime, outcome: &mut Outcome) -> Result<()> {
-        let after = mme::settle_at(&mut lab.peer, self.pid, self.service.status)?;
-        mme::judge(&self.before, &after, outcome);
-        lab.wire(self.service.port, began, SystemTime::now())?
-            .judge(outcome);
-        Ok(())
-    }
-}
-
 fn prepare(lab: &mut Lab) -> Result<()> {
     for guest in lab.hosts()? {
         guest.sh("modprobe gtp")?;
@@ -139,7 +111,7 @@ fn hss(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let container = hss::container(Network::Macvlan, "runc");
     container.start(lab)?;
     let client = Client::start(lab)?;
-    let peers = Peers::start(lab, &hss::S6A)?;
+    let peers = Peers::start(lab, hss::S6A)?;
     tell.step("peer: a transaction is open, and associations beside it");
     let began = SystemTime::now();
     for _ in 0..2 {
@@ -236,8 +208,8 @@ fn epc(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     let net = start_gateway(lab, AMONG_OTHERS)?;
     outcome.figure("tunnels", net.tunnels);
     let client = Client::start(lab)?;
-    let s1 = Peers::start(lab, &mme::S1)?;
-    let s6a = Peers::start(lab, &hss::S6A)?;
+    let s1 = Peers::start(lab, mme::S1)?;
+    let s6a = Peers::start(lab, hss::S6A)?;
     tell.step("peer: eNBs, a database client, Diameter peers and 2,000 UEs are served");
     let began = SystemTime::now();
     let before = spgw::snapshot(&mut lab.peer, &net)?;

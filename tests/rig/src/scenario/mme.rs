@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The MME-like server and its peers, as every scenario uses them.
 
+use std::{
+    thread,
+    time::{Duration, SystemTime},
+};
+
 use anyhow::{Context, Result};
 use telecr_workloads::report::Status;
 
@@ -79,6 +84,16 @@ pub struct Service {
     pub status: &'static str,
 }
 
+impl Service {
+    /// With associations of their own for each round, so that the capture tells them apart.
+    pub fn in_round(self, round: u16) -> Self {
+        Self {
+            from: self.from + 100 * round,
+            ..self
+        }
+    }
+}
+
 /// The MME's.
 pub const S1: Service = Service {
     addresses: &[SERVICE4, SERVICE6],
@@ -122,6 +137,37 @@ pub fn peers_of(lab: &mut Lab, service: &Service, sockets: Sockets) -> Result<i3
         Ok(guest.get(status).is_ok())
     })?;
     Ok(peer)
+}
+
+/// Associations and what they have lived through.
+#[derive(Debug)]
+pub struct Peers {
+    service: Service,
+    pid: i32,
+    before: Status,
+}
+
+impl Peers {
+    /// Starts them.
+    pub fn start(lab: &mut Lab, service: Service) -> Result<Self> {
+        let pid = peers_of(lab, &service, Sockets::Each)?;
+        thread::sleep(Duration::from_secs(1));
+        let before = snapshot_at(&mut lab.peer, pid, service.status)?;
+        Ok(Self {
+            service,
+            pid,
+            before,
+        })
+    }
+
+    /// Judges what they have to say, and what went over the wire since `began`.
+    pub fn finish(self, lab: &mut Lab, began: SystemTime, outcome: &mut Outcome) -> Result<()> {
+        let after = settle_at(&mut lab.peer, self.pid, self.service.status)?;
+        judge(&self.before, &after, outcome);
+        lab.wire(self.service.port, began, SystemTime::now())?
+            .judge(outcome);
+        Ok(())
+    }
 }
 
 /// The addresses that move, with their prefix lengths.

@@ -20,6 +20,7 @@ mod local;
 mod migrate_mme;
 mod migrate_socat;
 mod mme;
+mod pod;
 mod podman;
 mod predump;
 mod repair;
@@ -88,6 +89,7 @@ pub const ALL: &[Scenario] = &[
     gtp_netns::SCENARIO,
     gtp_scale::SCALE,
     podman::MME,
+    pod::SCENARIO,
     epc::HSS,
     epc::SPGW,
     epc::EPC,

@@ -81,7 +81,7 @@ fn mme(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
         (Network::Bridge, "runc"),
     ];
     for (round, runtime) in (0u16..).zip(["crun", "runc"]) {
-        refused(lab, runtime, &from_ports_of(round))
+        refused(lab, runtime, &mme::S1.in_round(round))
             .with_context(|| format!("a refusal under {runtime}"))?;
     }
     tell.step("crun, runc: podman says why telecr refuses, and the container runs on");
@@ -89,7 +89,7 @@ fn mme(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     for guest in lab.hosts()? {
         Network::Macvlan.prepare(guest)?;
     }
-    let aborts = unprepared(lab, &from_ports_of(2)).context("without telecr's netavark")?;
+    let aborts = unprepared(lab, &mme::S1.in_round(2)).context("without telecr's netavark")?;
     outcome.figure("aborts_without_lock", aborts);
     outcome.require(aborts > 0, || {
         "without telecr's netavark no packet came too early: this scenario cannot see a lock".into()
@@ -105,7 +105,7 @@ fn mme(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
         one(
             lab,
             &container(network, runtime),
-            &from_ports_of(round),
+            &mme::S1.in_round(round),
             outcome,
         )
         .with_context(|| format!("{network:?}, {runtime}"))?;
@@ -135,14 +135,6 @@ fn unprepared(lab: &mut Lab, service: &Service) -> Result<u64> {
     lab.swap()?;
     container.stop(&mut lab.source)?;
     Ok(answers.abort)
-}
-
-/// Associations of their own for each round, so that the capture tells them apart.
-fn from_ports_of(round: u16) -> Service {
-    Service {
-        from: mme::S1.from + 100 * round,
-        ..mme::S1
-    }
 }
 
 /// Starts it on the source, moves it, and ends it on the destination, which is the next source.

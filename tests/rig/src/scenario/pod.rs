@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Two functions in one pod, whose addresses they share, move one after the other.
+
+use std::{
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result};
+
+use super::{
+    mme::{self, Peers, Service},
+    podman::{self, IMAGE, PLAN},
+    Scenario,
+};
+use crate::{
+    container::{self, Container, Network, Ping, POD},
+    lab::{Lab, SERVICE4, SERVICE6},
+    migrate,
+    narrate::Narrator,
+    outcome::Outcome,
+    readme,
+};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "podman-migrate-pod",
+    about: "an MME and an HSS in one pod move with podman, under crun and runc",
+    in_all: true,
+    keep: false,
+    plan: PLAN,
+    run,
+};
+
+const ADDRESSES: [&str; 2] = [SERVICE4, SERVICE6];
+const ARCHIVES: [&str; 2] = ["/var/tmp/mme.tar.zst", "/var/tmp/hss.tar.zst"];
+
+/// The HSS has the address of the MME.
+const S6A: Service = Service {
+    addresses: &[SERVICE4],
+    port: 3868,
+    rate: 5,
+    from: 41000,
+    status: "/var/tmp/hss.json",
+};
+
+fn hss(runtime: &'static str) -> Container<'static> {
+    Container {
+        name: "hss",
+        command: &[
+            IMAGE,
+            "/bin/mme-server",
+            "--rate",
+            "5",
+            "--listen",
+            "10.45.0.100:3868",
+            "--status",
+            "/tmp/status.json",
+        ],
+        ..podman::container(Network::Pod, runtime)
+    }
+}
+
+fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+    container::image(lab, IMAGE, &["/usr/bin/mme-server"], "true")?;
+    for guest in lab.hosts()? {
+        Network::Pod.prepare(guest)?;
+    }
+    tell.step("source, dest: the image is there");
+    for (round, runtime) in (0..).zip(["crun", "runc"]) {
+        container::pod(&mut lab.source, runtime, ADDRESSES)?;
+        podman::container(Network::Pod, runtime).start(lab)?;
+        hss(runtime).start(lab)?;
+        let s1 = Peers::start(lab, mme::S1.in_round(round))?;
+        let s6a = Peers::start(lab, S6A.in_round(round))?;
+        tell.step("peer: eNBs and Diameter peers are served by one pod");
+        let began = SystemTime::now();
+        moved(lab, runtime, outcome).with_context(|| format!("under {runtime}"))?;
+        thread::sleep(Duration::from_secs(2));
+        for peers in [s1, s6a] {
+            peers.finish(lab, began, outcome)?;
+        }
+        lab.answers(began, SystemTime::now())?.judge(outcome);
+        lab.swap()?;
+        lab.source.sh(&format!("podman pod rm -f -t 0 {POD}"))?;
+        lab.peer.sh("pkill -x enb-peer; ip neigh flush dev eth0")?;
+        tell.step(&format!("both functions under {runtime}: moved"));
+    }
+    Ok(())
+}
+
+/// The blocks of README.md, in its words.
+fn moved(lab: &mut Lab, runtime: &str, outcome: &mut Outcome) -> Result<()> {
+    let paste = |number| -> Result<String> {
+        Ok(format!(
+            "cd /var/tmp; {}",
+            readme::block("### podman", number)?
+        ))
+    };
+    let ping = Ping::start(lab, SERVICE4)?;
+    let out = lab
+        .source
+        .run_within(&["sh", "-ec", &paste(2)?], &[], 180.0)?;
+    migrate::must("source", "podman container checkpoint", &out)?;
+    outcome.worst("checkpoint_ms", out.elapsed_ms);
+    outcome.worst("transfer_ms", migrate::copy(lab, &ARCHIVES)?);
+    let dest = lab.dest()?;
+    container::pod(dest, runtime, ADDRESSES)?;
+    let out = dest.run_within(&["sh", "-ec", &paste(3)?], &[], 180.0)?;
+    migrate::must("dest", "podman container restore", &out)?;
+    outcome.worst("restore_ms", out.elapsed_ms);
+    outcome.worst("downtime_ms", ping.stop(lab)?);
+    let left = lab.dest()?.sh("telecr status")?;
+    outcome.require(left.contains("nothing is locked"), || {
+        format!("after the last restore this is still locked: {left}")
+    });
+    lab.source.sh(&format!("podman pod rm -f {POD}"))?;
+    Ok(())
+}
