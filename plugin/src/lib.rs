@@ -86,7 +86,8 @@ unsafe extern "C" fn init(stage: c_int) -> c_int {
                 );
                 if sockets + links.count() > 0 {
                     restore::make_room(dir, &links);
-                    *state() = State::Restoring(links, Waker::default(), Door::default());
+                    let door = Door::locked(dir, &links);
+                    *state() = State::Restoring(links, Waker::default(), door);
                 }
             }
         }

@@ -9,7 +9,8 @@
 //! very host needs the ports ([`evict`]).
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::BufReader;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -157,24 +158,7 @@ fn answering(wanted: &HashSet<SocketAddr>) -> Vec<IpAddr> {
 /// Bound addresses of the sockets in the images.
 fn wanted(dir: &Path) -> HashSet<SocketAddr> {
     let mut found = HashSet::new();
-    let Ok(entries) = fs::read_dir(dir) else {
-        return found;
-    };
-    for entry in entries.flatten() {
-        let is_image = entry
-            .file_name()
-            .to_str()
-            .and_then(names::image_id)
-            .is_some();
-        let Some(file) = is_image
-            .then(|| fs::File::open(entry.path()).ok())
-            .flatten()
-        else {
-            continue;
-        };
-        let Ok(mut reader) = image::Reader::new(std::io::BufReader::new(file)) else {
-            continue;
-        };
+    for mut reader in images(dir) {
         while let Ok(Some(body)) = reader.next_record() {
             if let Body::Endpoint(e) = body {
                 found.extend(e.addrs.iter().filter_map(|a| addr::parse(a)));
@@ -183,6 +167,15 @@ fn wanted(dir: &Path) -> HashSet<SocketAddr> {
         }
     }
     found
+}
+
+/// The images of SCTP sockets in a directory, without those that cannot be read.
+pub(super) fn images(dir: &Path) -> impl Iterator<Item = image::Reader<BufReader<File>>> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        entry.file_name().to_str().and_then(names::image_id)?;
+        image::Reader::new(BufReader::new(File::open(entry.path()).ok()?)).ok()
+    })
 }
 
 /// Guards on this host that go by this name: [`names::DEPARTED`] those that have

@@ -4,16 +4,22 @@
 //! Where others live in their network namespace, as in a pod, more may have to
 //! come: there all addresses stay locked, and only the ports of what is
 //! complete are opened.
+//!
+//! A runtime may also give its container the addresses only while CRIU restores
+//! it: until then they are locked at the host's own devices.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use super::error::{Context, Error, Result};
-use super::{netns, proc};
-use crate::lock::{self, Port};
+use super::gtp::Restore as Gtp;
+use super::{departed, netns, proc};
+use crate::lock::{self, Doorstep, Port};
 use crate::netlink::local_addresses;
+use crate::proto::record::Body;
 use crate::sctp::addr;
 use crate::sctp::repair::Repair;
 
@@ -39,6 +45,8 @@ pub fn keep_locked() {
 /// The network namespaces of the tasks of one restore.
 #[derive(Default)]
 pub struct Door {
+    /// What arrives in the meantime goes no further.
+    doorstep: Option<Doorstep>,
     /// All tasks, once the root has come by.
     tree: Option<HashSet<i32>>,
     /// Whether others live there.
@@ -46,6 +54,24 @@ pub struct Door {
 }
 
 impl Door {
+    /// At init, when all images are known to be good: nothing gets to the sockets
+    /// in `dir`, nor to those bound to `gtp`, before they are there. What goes to
+    /// addresses this host has already is for `telecr lock`, which comes earlier.
+    pub fn locked(dir: BorrowedFd<'_>, gtp: &Gtp) -> Self {
+        let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+        let doorstep = Visitors::of(&path, gtp.addresses()).keep_out();
+        Self {
+            doorstep: doorstep.unwrap_or_else(|e| {
+                log::warn!(
+                    "packets may end the associations before they are restored, \
+                     should the runtime bring their addresses up only now: {e}"
+                );
+                None
+            }),
+            ..Self::default()
+        }
+    }
+
     /// At `RESUME_DEVICES_LATE`, when all sockets are there and all links made:
     /// lets packets into the network namespace of a task, the root first. Where
     /// others live, only to those that have a socket there; to all, if this
@@ -63,7 +89,9 @@ impl Door {
         netns::of_task(pid, || match open() {
             Err(Error::Lock(lock::Error::NoNftables)) => Ok(()),
             other => other,
-        })
+        })?;
+        self.doorstep = None;
+        Ok(())
     }
 
     /// Lifts the lock for the sockets of a task.
@@ -122,6 +150,66 @@ impl Door {
         self.shared.insert(theirs, shared);
         Ok(shared)
     }
+}
+
+/// Where those who must not come in yet want to go.
+#[derive(Default)]
+struct Visitors {
+    addresses: HashSet<IpAddr>,
+    ports: HashSet<Port>,
+}
+
+impl Visitors {
+    /// To the sockets in the images of a directory, and those of GTP links.
+    fn of(dir: &Path, gtp: HashSet<SocketAddr>) -> Self {
+        let mut all = Self::default();
+        for at in gtp {
+            all.addresses.insert(at.ip());
+            all.ports.insert(Port::udp(at.port()));
+        }
+        for mut reader in departed::images(dir) {
+            while let Ok(Some(body)) = reader.next_record() {
+                match body {
+                    Body::Endpoint(endpoint) => {
+                        let bound: Vec<_> = endpoint
+                            .addrs
+                            .iter()
+                            .filter_map(|a| addr::parse(a))
+                            .collect();
+                        all.ports.extend(bound.iter().map(|a| Port::sctp(a.port())));
+                        all.addresses.extend(bound.iter().map(SocketAddr::ip));
+                        if !bound.iter().any(|a| a.ip().is_unspecified()) {
+                            break;
+                        }
+                    }
+                    // Bound to any: its associations know which these are.
+                    Body::Association(asoc) => {
+                        let local = asoc.local_addrs.iter().filter_map(|a| addr::parse(a));
+                        all.addresses.extend(local.map(|a| a.ip()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        all
+    }
+
+    fn keep_out(self) -> Result<Option<Doorstep>> {
+        let here: HashSet<IpAddr> = addresses_here()?.into_iter().collect();
+        let mut addresses: Vec<IpAddr> = self.addresses.iter().map(IpAddr::to_canonical).collect();
+        addresses.retain(|a| !here.contains(a) && is_global(*a));
+        if addresses.is_empty() {
+            return Ok(None);
+        }
+        let ports: Vec<Port> = self.ports.into_iter().collect();
+        Ok(Some(Doorstep::lock(&addresses, &ports)?))
+    }
+}
+
+/// Not one that many hosts have.
+fn is_global(address: IpAddr) -> bool {
+    let link_local = matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
+    !address.is_unspecified() && !address.is_loopback() && !link_local
 }
 
 /// Locks the addresses of this network namespace instead of the whole.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Messages of nftables, as pure functions.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -75,6 +76,22 @@ impl Family {
         }
     }
 
+    /// As a link names it.
+    pub(super) fn ethertype(self) -> u16 {
+        match self {
+            Self::V4 => 0x0800,
+            Self::V6 => 0x86dd,
+        }
+    }
+
+    /// Those of these addresses that are of it, each once. An IPv4 address
+    /// written as IPv6 arrives as IPv4.
+    pub(super) fn among(self, addrs: &[IpAddr]) -> Vec<IpAddr> {
+        let canonical: BTreeSet<IpAddr> = addrs.iter().map(IpAddr::to_canonical).collect();
+        let ours = canonical.into_iter().filter(|a| Self::of(*a) == self);
+        ours.collect()
+    }
+
     pub(super) fn nfproto(self) -> u8 {
         match self {
             Self::V4 => 2,
@@ -116,25 +133,47 @@ pub(super) fn new_chain() -> Result<Message> {
 /// The sets of addresses, and those of families and ports.
 pub(super) fn new_sets() -> Result<Vec<Message>> {
     const NF_PROTO: u32 = 2;
-    /// `inet_proto . inet_service`: two types of six bits each.
-    const PROTO_AND_SERVICE: u32 = 12 << 6 | 13;
-    let family = |f: Family, id| set(f.set(), f.key_type(), f.len(), id);
+    let of = |w| Ok(message(NEWSET, libc::NLM_F_CREATE, &w));
+    let family = |f: Family, id| of(set_of(in_table()?, f, SET_TIMEOUT, id)?);
     Ok(vec![
         family(Family::V4, 1)?,
         family(Family::V6, 2)?,
-        set(EVERYTHING, NF_PROTO, 1, 3)?,
-        set(OPEN, PROTO_AND_SERVICE, 8, 4)?,
+        of(set(in_table()?, EVERYTHING, (NF_PROTO, 1), SET_TIMEOUT, 3)?)?,
+        of(set_of_ports(in_table()?, OPEN, SET_TIMEOUT, 4)?)?,
     ])
 }
 
-fn set(name: &str, key_type: u32, len: u32, id: u32) -> Result<Message> {
-    let mut w = in_table()?;
+/// The set of addresses of a family, in the table named in `w`.
+pub(super) fn set_of(w: Writer, family: Family, flags: u32, id: u32) -> Result<Writer> {
+    set(
+        w,
+        family.set(),
+        (family.key_type(), family.len()),
+        flags,
+        id,
+    )
+}
+
+/// A set of ports, with their protocols.
+pub(super) fn set_of_ports(w: Writer, name: &str, flags: u32, id: u32) -> Result<Writer> {
+    /// `inet_proto . inet_service`: two types of six bits each.
+    const PROTO_AND_SERVICE: u32 = 12 << 6 | 13;
+    set(w, name, (PROTO_AND_SERVICE, 8), flags, id)
+}
+
+fn set(
+    mut w: Writer,
+    name: &str,
+    (key_type, len): (u32, u32),
+    flags: u32,
+    id: u32,
+) -> Result<Writer> {
     w.put_str(2, name)?;
-    be32(&mut w, 3, SET_TIMEOUT)?;
+    be32(&mut w, 3, flags)?;
     be32(&mut w, 4, key_type)?;
     be32(&mut w, 5, len)?;
     be32(&mut w, 10, id)?;
-    Ok(message(NEWSET, libc::NLM_F_CREATE, &w))
+    Ok(w)
 }
 
 /// Empties the chain, so that setting it up again does not double the rules.
@@ -152,7 +191,20 @@ fn elements(
     keys: &[Vec<u8>],
     expiry: Option<Duration>,
 ) -> Result<Message> {
-    let mut w = in_table()?;
+    Ok(message(
+        kind,
+        flags,
+        &elements_of(in_table()?, set, keys, expiry)?,
+    ))
+}
+
+/// Keys of a set in the table named in `w`.
+pub(super) fn elements_of(
+    mut w: Writer,
+    set: &str,
+    keys: &[Vec<u8>],
+    expiry: Option<Duration>,
+) -> Result<Writer> {
     w.put_str(2, set)?;
     w.nest(3, |list| {
         for key in keys {
@@ -169,7 +221,7 @@ fn elements(
         }
         Ok(())
     })?;
-    Ok(message(kind, flags, &w))
+    Ok(w)
 }
 
 /// Keys into a set, to expire after this long from now whether or not they were in it: kernels before 6.12 do not change
@@ -180,7 +232,7 @@ fn renew(set: &str, keys: &[Vec<u8>], after: Duration) -> Result<Vec<Message>> {
     Ok(vec![add()?, del, add()?])
 }
 
-fn keys(addrs: &[IpAddr]) -> Vec<Vec<u8>> {
+pub(super) fn keys(addrs: &[IpAddr]) -> Vec<Vec<u8>> {
     let key = |a: &IpAddr| match a {
         IpAddr::V4(a) => a.octets().to_vec(),
         IpAddr::V6(a) => a.octets().to_vec(),
@@ -208,13 +260,17 @@ pub(super) fn remove_everything() -> Result<Message> {
     elements(DELSETELEM, 0, EVERYTHING, &families(), None)
 }
 
-/// Each part of a key of several has four bytes, or a multiple.
 pub(super) fn add_open(ports: &[Port], after: Duration) -> Result<Vec<Message>> {
+    renew(OPEN, &port_keys(ports), after)
+}
+
+/// Each part of a key of several has four bytes, or a multiple.
+pub(super) fn port_keys(ports: &[Port]) -> Vec<Vec<u8>> {
     let key = |p: &Port| {
         let [high, low] = p.number.to_be_bytes();
         vec![p.protocol, 0, 0, 0, high, low, 0, 0]
     };
-    renew(OPEN, &ports.iter().map(key).collect::<Vec<_>>(), after)
+    ports.iter().map(key).collect()
 }
 
 /// Closes all that [`add_open`] has opened.

@@ -19,8 +19,10 @@
 //! each, however many addresses there are; all of it expires by itself, should
 //! whoever has placed it die; and `nft delete table inet telecr` removes it.
 
+mod doorstep;
 mod encode;
 mod error;
+mod expr;
 mod rules;
 mod ruleset;
 
@@ -28,6 +30,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+pub use doorstep::Doorstep;
 pub use error::{Error, Result};
 
 /// The table's name.
@@ -46,13 +49,18 @@ pub struct Port {
 }
 
 impl Port {
-    /// One of SCTP, in UDP or not.
+    /// One of SCTP.
     #[must_use]
     pub fn sctp(number: u16) -> Self {
-        Self {
-            protocol: 132,
-            number,
-        }
+        let protocol = 132;
+        Self { protocol, number }
+    }
+
+    /// One of UDP.
+    #[must_use]
+    pub fn udp(number: u16) -> Self {
+        let protocol = 17;
+        Self { protocol, number }
     }
 }
 

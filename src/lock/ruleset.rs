@@ -24,23 +24,14 @@ fn missing(e: &netlink::Error) -> bool {
 
 /// Calls `make` for the addresses of each family present, a thousand at a time: these stay far below the limit of a nest.
 fn by_family(
-    addrs: &BTreeSet<IpAddr>,
+    addrs: &[IpAddr],
     mut make: impl FnMut(Family, &[IpAddr]) -> netlink::Result<()>,
 ) -> netlink::Result<()> {
     for family in Family::BOTH {
-        let some: Vec<IpAddr> = addrs
-            .iter()
-            .copied()
-            .filter(|a| Family::of(*a) == family)
-            .collect();
+        let some = family.among(addrs);
         some.chunks(1000).try_for_each(|part| make(family, part))?;
     }
     Ok(())
-}
-
-/// An IPv4 address written as IPv6 arrives as IPv4.
-fn canonical(addrs: &[IpAddr]) -> BTreeSet<IpAddr> {
-    addrs.iter().map(IpAddr::to_canonical).collect()
 }
 
 /// Makes table, sets and rules, whether or not they are there, and carries out `more`.
@@ -68,7 +59,7 @@ fn establish(more: &[Message]) -> Result<()> {
 /// Nothing that an earlier lock has left open stays so.
 pub(super) fn lock(addrs: &[IpAddr], expiry: Duration) -> Result<()> {
     let mut body = vec![encode::close()?];
-    by_family(&canonical(addrs), |family, part| {
+    by_family(addrs, |family, part| {
         body.extend(encode::add(family, part, expiry)?);
         Ok(())
     })?;
@@ -93,9 +84,9 @@ pub(super) fn open(ports: &[Port], expiry: Duration) -> Result<()> {
 }
 
 pub(super) fn unlock(addrs: &[IpAddr]) -> Result<()> {
-    let unwanted = canonical(addrs);
+    let unwanted: BTreeSet<IpAddr> = addrs.iter().map(IpAddr::to_canonical).collect();
     shrink(|now| {
-        let (gone, left): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) =
+        let (gone, left): (Vec<IpAddr>, Vec<IpAddr>) =
             now.addresses.keys().partition(|a| unwanted.contains(a));
         if left.is_empty() && now.everything.is_none() {
             return Ok(None);
@@ -186,4 +177,4 @@ fn read(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

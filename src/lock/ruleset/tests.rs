@@ -15,7 +15,7 @@ fn locked() -> BTreeSet<IpAddr> {
 }
 
 /// Runs `f` in a new network namespace, or says why it cannot.
-fn in_namespace(f: impl FnOnce() + Send + 'static) {
+pub(in super::super) fn in_namespace(f: impl FnOnce() + Send + 'static) {
     let worker = std::thread::spawn(move || {
         if let Err(e) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
             eprintln!("skipped: no network namespace: {e}");
@@ -138,10 +138,7 @@ fn a_port_of_a_locked_address_is_open() {
             .args(["link", "set", "lo", "up"])
             .status();
         assert!(up.unwrap().success());
-        let gtp = Port {
-            protocol: 17,
-            number: 2152,
-        };
+        let gtp = Port::udp(2152);
         open(&[gtp], WHILE).unwrap();
         assert!(status().unwrap().is_empty());
         assert!(refused(2152));

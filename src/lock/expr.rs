@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The expressions rules are made of (`linux/netfilter/nf_tables.h`).
+
+use crate::netlink::nft::{be32, LIST_ELEM};
+use crate::netlink::{Result, Writer};
+
+pub(super) const REGISTER: u32 = 1;
+/// The second four bytes of it.
+pub(super) const SECOND_WORD: u32 = 9;
+pub(super) const VERDICT_REGISTER: u32 = 0;
+pub(super) const DROP: u32 = 0;
+pub(super) const ACCEPT: u32 = 1;
+pub(super) const EQUAL: u32 = 0;
+pub(super) const NOT_EQUAL: u32 = 1;
+/// Keys of `meta`.
+pub(super) const PROTOCOL: u32 = 1;
+pub(super) const NFPROTO: u32 = 15;
+pub(super) const L4PROTO: u32 = 16;
+
+/// A base of `payload`.
+pub(super) const NETWORK_HEADER: u32 = 1;
+pub(super) const TRANSPORT_HEADER: u32 = 2;
+/// Where the destination port stands in the header of SCTP and UDP.
+pub(super) const DESTINATION: u32 = 2;
+pub(super) const UDP_HEADER: u32 = 8;
+
+/// GTPv1-U (3GPP TS 29.281, 4.4.2.1) and GTPv0 (GSM TS 09.60, 11.1.3).
+pub(super) const GTP_PORTS: [u16; 2] = [2152, 3386];
+
+pub(super) fn udp_port(out: &mut Writer, port: u16) -> Result<()> {
+    protocol(out, libc::IPPROTO_UDP)?;
+    load_payload(out, TRANSPORT_HEADER, DESTINATION, 2)?;
+    compare(out, EQUAL, &port.to_be_bytes())
+}
+
+/// The protocol in the register, and the port at this place, are in a set.
+pub(super) fn among_ports(out: &mut Writer, port_at: u32, set: &str) -> Result<()> {
+    load_payload_to(SECOND_WORD, out, TRANSPORT_HEADER, port_at, 2)?;
+    lookup(out, set)
+}
+
+pub(super) fn lookup(out: &mut Writer, set: &str) -> Result<()> {
+    expression(out, "lookup", |e| {
+        e.put_str(1, set)?;
+        be32(e, 2, REGISTER)
+    })
+}
+
+pub(super) fn expression(
+    out: &mut Writer,
+    name: &str,
+    fill: impl FnOnce(&mut Writer) -> Result<()>,
+) -> Result<()> {
+    out.nest(LIST_ELEM, |e| {
+        e.put_str(1, name)?;
+        e.nest(2, fill)
+    })
+}
+
+pub(super) fn load_meta(out: &mut Writer, key: u32) -> Result<()> {
+    expression(out, "meta", |e| {
+        be32(e, 1, REGISTER)?;
+        be32(e, 2, key)
+    })
+}
+
+pub(super) fn load_payload(out: &mut Writer, base: u32, offset: u32, len: u32) -> Result<()> {
+    load_payload_to(REGISTER, out, base, offset, len)
+}
+
+pub(super) fn load_payload_to(
+    register: u32,
+    out: &mut Writer,
+    base: u32,
+    offset: u32,
+    len: u32,
+) -> Result<()> {
+    expression(out, "payload", |e| {
+        be32(e, 1, register)?;
+        be32(e, 2, base)?;
+        be32(e, 3, offset)?;
+        be32(e, 4, len)
+    })
+}
+
+/// `meta l4proto NUMBER`
+pub(super) fn protocol(out: &mut Writer, number: i32) -> Result<()> {
+    load_meta(out, L4PROTO)?;
+    compare(out, EQUAL, &[u8::try_from(number).unwrap_or_default()])
+}
+
+pub(super) fn compare(out: &mut Writer, how: u32, value: &[u8]) -> Result<()> {
+    expression(out, "cmp", |e| {
+        be32(e, 1, REGISTER)?;
+        be32(e, 2, how)?;
+        e.nest(3, |data| data.put(1, value))
+    })
+}
+
+/// A number of a protocol, as `meta l4proto` loads it.
+pub(super) fn load_number(out: &mut Writer, number: i32) -> Result<()> {
+    expression(out, "immediate", |e| {
+        be32(e, 1, REGISTER)?;
+        let word = [u8::try_from(number).unwrap_or_default(), 0, 0, 0];
+        e.nest(2, |data| data.put(1, &word))
+    })
+}
+
+pub(super) fn verdict(out: &mut Writer, code: u32) -> Result<()> {
+    expression(out, "immediate", |e| {
+        be32(e, 1, VERDICT_REGISTER)?;
+        e.nest(2, |data| data.nest(2, |verdict| be32(verdict, 1, code)))
+    })
+}
