@@ -147,6 +147,12 @@ impl Network {
     }
 }
 
+/// What a host knows of the last container with an address: its link address, and the path MTU it has asked for.
+pub fn forget(guest: &mut Guest) -> Result<()> {
+    guest.sh("ip neigh flush dev eth0; ip route flush cache; ip -6 route flush cache")?;
+    Ok(())
+}
+
 /// Options for podman's network, with these addresses.
 fn addressed([v4, v6]: [&str; 2]) -> Vec<&str> {
     let mut options = vec!["--network", NETWORK, "--ip", v4];
@@ -188,8 +194,7 @@ impl Container<'_> {
     /// Starts it on the source.
     pub fn start(&self, lab: &mut Lab) -> Result<()> {
         self.network.begin(&mut lab.source)?;
-        // The last container with this address had another link address.
-        lab.peer.sh("ip neigh flush dev eth0")?;
+        forget(&mut lab.peer)?;
         let mut argv = vec!["podman", "run", "-d", "--runtime", self.runtime];
         argv.extend(["--name", self.name]);
         let namespace = format!("ns:{NAMESPACE}");

@@ -82,7 +82,7 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
         lab.answers(began, SystemTime::now())?.judge(outcome);
         lab.swap()?;
         lab.source.sh(&format!("podman pod rm -f -t 0 {POD}"))?;
-        lab.peer.sh("pkill -x enb-peer; ip neigh flush dev eth0")?;
+        lab.peer.sh("pkill -x enb-peer")?;
         tell.step(&format!("both functions under {runtime}: moved"));
     }
     Ok(())
