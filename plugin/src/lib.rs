@@ -199,10 +199,12 @@ unsafe extern "C" fn resume_devices_late(pid: c_int) -> c_int {
             *state = State::GivenUp;
             return Err(e);
         }
-        // Sockets that are not awake yet drop what arrives.
-        door.let_in(pid, has_links)?;
+        // Sockets that are not awake yet drop what arrives. They are woken whatever becomes of the lock: the program runs
+        // on, and the lock ends by itself.
+        let opened = door.let_in(pid, has_links);
         let woken = waker.task(pid, door)?;
         log::info!("{woken} SCTP sockets of {pid} are awake");
+        opened?;
         Ok(-ENOTSUP)
     })
 }

@@ -35,7 +35,10 @@ pub(super) fn lock(
 /// Unlock addresses, or all there is.
 pub(super) fn unlock(netns: Option<&Path>, addresses: &[IpAddr], all: bool) -> anyhow::Result<()> {
     if !all {
-        return within(netns, || Ok(lock::unlock(addresses)?));
+        return within(netns, || {
+            lock::unlock(addresses)?;
+            Ok(lock::doorstep::unlock(|(ip, _)| addresses.contains(ip))?)
+        });
     }
     let places = netns.map_or_else(places, |one| vec![Some(one.to_owned())]);
     for place in places {
@@ -51,7 +54,20 @@ struct Row {
     netns: Option<PathBuf>,
     /// None for the whole namespace.
     address: Option<IpAddr>,
+    /// A port of it alone, as `sctp/3868`: at the host's devices, for an address that may not be here yet.
+    port: Option<String>,
     expires_in_s: u64,
+}
+
+impl Row {
+    /// What is locked, for people.
+    fn what(&self) -> String {
+        match (self.address, &self.port) {
+            (None, _) => "everything".to_owned(),
+            (Some(address), None) => address.to_string(),
+            (Some(address), Some(port)) => format!("{address} {port}"),
+        }
+    }
 }
 
 /// Print what is locked, here and in all named network namespaces.
@@ -64,14 +80,17 @@ pub(super) fn status(json: bool) -> anyhow::Result<()> {
             Err(_) if netns.as_ref().is_some_and(|n| !n.exists()) => continue,
             Err(e) => return Err(e),
         };
-        let whole = status.everything.map(|left| (None, left));
-        let single = status
-            .addresses
+        let whole = status.everything.map(|left| (None, None, left));
+        let single = status.addresses.into_iter();
+        let ahead = status.doorstep.into_iter();
+        let all = whole
             .into_iter()
-            .map(|(a, left)| (Some(a), left));
-        rows.extend(whole.into_iter().chain(single).map(|(address, left)| Row {
+            .chain(single.map(|(ip, left)| (Some(ip), None, left)))
+            .chain(ahead.map(|((ip, port), left)| (Some(ip), Some(port.to_string()), left)));
+        rows.extend(all.map(|(address, port, left)| Row {
             netns: netns.clone(),
             address,
+            port,
             expires_in_s: left.as_secs(),
         }));
     }
@@ -83,8 +102,7 @@ pub(super) fn status(json: bool) -> anyhow::Result<()> {
         let mut table = Table::new(&["LOCKED", "EXPIRES IN", "NETWORK NAMESPACE"]);
         for row in rows {
             table.row(vec![
-                row.address
-                    .map_or_else(|| "everything".to_owned(), |a| a.to_string()),
+                row.what(),
                 format!("{} s", row.expires_in_s),
                 row.netns
                     .map_or_else(String::new, |n| n.display().to_string()),

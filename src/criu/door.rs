@@ -10,14 +10,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::error::{Context, Error, Result};
 use super::gtp::Restore as Gtp;
-use super::{departed, netns, proc};
-use crate::lock::{self, Doorstep, Port};
+use super::{departed, netns, proc, sockets, sys};
+use crate::lock::doorstep::{self, Place};
+use crate::lock::{self, Port};
 use crate::netlink::local_addresses;
 use crate::proto::record::Body;
 use crate::sctp::addr;
@@ -29,8 +30,14 @@ pub fn keep_locked() {
     let prolong = || -> Result<()> {
         for netns in netns::open_here().doing(|| "cannot look at CRIU's descriptors")? {
             netns::within_open(netns.as_fd(), || {
-                if lock::status()?.everything.is_some() {
+                let now = lock::status()?;
+                if now.everything.is_some() {
                     lock::lock_everything(lock::LIMIT)?;
+                }
+                // Those of a pod: what is here already goes on.
+                let addresses: Vec<IpAddr> = now.addresses.into_keys().collect();
+                if !addresses.is_empty() {
+                    lock::renew(&addresses, lock::LIMIT)?;
                 }
                 Ok(())
             })?;
@@ -45,8 +52,8 @@ pub fn keep_locked() {
 /// The network namespaces of the tasks of one restore.
 #[derive(Default)]
 pub struct Door {
-    /// What arrives in the meantime goes no further.
-    doorstep: Option<Doorstep>,
+    /// What is locked at the host's devices until then.
+    ahead: HashSet<Place>,
     /// All tasks, once the root has come by.
     tree: Option<HashSet<i32>>,
     /// Whether others live there.
@@ -54,20 +61,31 @@ pub struct Door {
 }
 
 impl Door {
-    /// At init, when all images are known to be good: nothing gets to the sockets
-    /// in `dir`, nor to those bound to `gtp`, before they are there. What goes to
-    /// addresses this host has already is for `telecr lock`, which comes earlier.
+    /// At init, when all images are known to be good: nothing from outside gets to
+    /// the sockets in `dir`, nor to GTP links, before they are there, and for a
+    /// while longer should the restore fail. What goes to addresses this host has
+    /// already is for `telecr lock`, which comes earlier.
     pub fn locked(dir: BorrowedFd<'_>, gtp: &Gtp) -> Self {
         let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
-        let doorstep = Visitors::of(&path, gtp.addresses()).keep_out();
+        let lock = || -> Result<HashSet<Place>> {
+            let here: HashSet<IpAddr> = addresses_here()?.into_iter().collect();
+            let mut ahead = places(&path, gtp);
+            ahead.retain(|(ip, _)| !here.contains(ip) && is_global(*ip));
+            if !ahead.is_empty() {
+                let all: Vec<Place> = ahead.iter().copied().collect();
+                doorstep::lock(&all, lock::LIMIT)?;
+            }
+            Ok(ahead)
+        };
+        let ahead = lock().unwrap_or_else(|e| {
+            log::warn!(
+                "packets may end the associations before they are restored, \
+                 should the runtime bring their addresses up only now: {e}"
+            );
+            HashSet::new()
+        });
         Self {
-            doorstep: doorstep.unwrap_or_else(|e| {
-                log::warn!(
-                    "packets may end the associations before they are restored, \
-                     should the runtime bring their addresses up only now: {e}"
-                );
-                None
-            }),
+            ahead,
             ..Self::default()
         }
     }
@@ -80,21 +98,29 @@ impl Door {
     /// # Errors
     /// The lock is still there.
     pub fn let_in(&mut self, pid: i32, links: bool) -> Result<()> {
+        let ahead = std::mem::take(&mut self.ahead);
+        let outside = match ahead.is_empty() {
+            true => Ok(()),
+            false => doorstep::unlock(|place| ahead.contains(place)),
+        };
         let shared = self.is_shared(pid)?;
+        let ports = match shared && !links {
+            true => gtp_ports(pid)?,
+            false => Vec::new(),
+        };
         let open = || match (shared, links) {
             (true, true) => Ok(lock::unlock_all()?),
-            (true, false) => narrow(),
+            (true, false) => narrow(&ports),
             (false, _) => Ok(lock::unlock_everything()?),
         };
         netns::of_task(pid, || match open() {
             Err(Error::Lock(lock::Error::NoNftables)) => Ok(()),
             other => other,
         })?;
-        self.doorstep = None;
-        Ok(())
+        Ok(outside?)
     }
 
-    /// Lifts the lock for the sockets of a task.
+    /// Lifts the lock for the SCTP sockets of a task.
     pub(super) fn open(
         &mut self,
         pid: i32,
@@ -120,7 +146,7 @@ impl Door {
         }
         let ports: Vec<Port> = ports.into_iter().collect();
         let known = netns::of_task(pid, || {
-            lock::open(&ports, lock::LIMIT)?;
+            lock::open(&ports)?;
             bound(addresses)
         })?;
         Ok(lock::unlock(&known)?)
@@ -152,58 +178,56 @@ impl Door {
     }
 }
 
-/// Where those who must not come in yet want to go.
-#[derive(Default)]
-struct Visitors {
-    addresses: HashSet<IpAddr>,
-    ports: HashSet<Port>,
-}
-
-impl Visitors {
-    /// To the sockets in the images of a directory, and those of GTP links.
-    fn of(dir: &Path, gtp: HashSet<SocketAddr>) -> Self {
-        let mut all = Self::default();
-        for at in gtp {
-            all.addresses.insert(at.ip());
-            all.ports.insert(Port::udp(at.port()));
-        }
-        for mut reader in departed::images(dir) {
-            while let Ok(Some(body)) = reader.next_record() {
-                match body {
-                    Body::Endpoint(endpoint) => {
-                        let bound: Vec<_> = endpoint
-                            .addrs
-                            .iter()
-                            .filter_map(|a| addr::parse(a))
-                            .collect();
-                        all.ports.extend(bound.iter().map(|a| Port::sctp(a.port())));
-                        all.addresses.extend(bound.iter().map(SocketAddr::ip));
-                        if !bound.iter().any(|a| a.ip().is_unspecified()) {
-                            break;
+/// Where the sockets in the images of a directory and the GTP links will be reached.
+fn places(dir: &Path, gtp: &Gtp) -> HashSet<Place> {
+    let mut all = gtp.places();
+    for mut reader in departed::images(dir) {
+        // Bound to any address: its associations know which these are.
+        let mut any: HashSet<Port> = HashSet::new();
+        while let Ok(Some(body)) = reader.next_record() {
+            match body {
+                Body::Endpoint(endpoint) => {
+                    for at in endpoint.addrs.iter().filter_map(|a| addr::parse(a)) {
+                        let port = Port::sctp(at.port());
+                        all.insert((at.ip().to_canonical(), port));
+                        if at.ip().is_unspecified() {
+                            any.insert(port);
                         }
                     }
-                    // Bound to any: its associations know which these are.
-                    Body::Association(asoc) => {
-                        let local = asoc.local_addrs.iter().filter_map(|a| addr::parse(a));
-                        all.addresses.extend(local.map(|a| a.ip()));
+                    if any.is_empty() {
+                        break;
                     }
-                    _ => {}
                 }
+                Body::Association(asoc) => {
+                    let local = asoc.local_addrs.iter().filter_map(|a| addr::parse(a));
+                    for ip in local.map(|a| a.ip().to_canonical()) {
+                        all.extend(any.iter().map(|port| (ip, *port)));
+                    }
+                }
+                _ => {}
             }
         }
-        all
     }
+    all
+}
 
-    fn keep_out(self) -> Result<Option<Doorstep>> {
-        let here: HashSet<IpAddr> = addresses_here()?.into_iter().collect();
-        let mut addresses: Vec<IpAddr> = self.addresses.iter().map(IpAddr::to_canonical).collect();
-        addresses.retain(|a| !here.contains(a) && is_global(*a));
-        if addresses.is_empty() {
-            return Ok(None);
+/// The ports of GTP that a task has sockets for.
+fn gtp_ports(pid: i32) -> Result<Vec<Port>> {
+    let what = || format!("cannot look at the sockets of {pid}");
+    let pidfd = sys::pidfd_open(pid).doing(what)?;
+    let mut found = HashSet::new();
+    let listed = proc::descriptors(pid).doing(what)?;
+    for (fd, _) in listed
+        .iter()
+        .filter(|(_, link)| link.starts_with("socket:["))
+    {
+        let file = sys::pidfd_getfd(pidfd.as_fd(), *fd).doing(what)?;
+        if sockets::protocol(file.as_fd()).doing(what)? == Some(libc::IPPROTO_UDP) {
+            let number = sockets::bound_to(file.as_fd()).map(|a| a.port());
+            found.extend(number.filter(|n| lock::GTP_PORTS.contains(n)));
         }
-        let ports: Vec<Port> = self.ports.into_iter().collect();
-        Ok(Some(Doorstep::lock(&addresses, &ports)?))
     }
+    Ok(found.into_iter().map(Port::udp).collect())
 }
 
 /// Not one that many hosts have.
@@ -212,16 +236,16 @@ fn is_global(address: IpAddr) -> bool {
     !address.is_unspecified() && !address.is_loopback() && !link_local
 }
 
-/// Locks the addresses of this network namespace instead of the whole.
-fn narrow() -> Result<()> {
-    if lock::status()?.everything.is_none() {
-        return Ok(());
+/// Locks the addresses of this network namespace instead of the whole, but for these ports.
+fn narrow(ports: &[Port]) -> Result<()> {
+    if lock::status()?.everything.is_some() {
+        lock::lock(&addresses_here()?, lock::LIMIT)?;
+        log::warn!(
+            "others live in this network namespace: SCTP and GTP reach only what is restored, for ten minutes \
+             or until `telecr unlock --all`, when all are there"
+        );
     }
-    lock::lock(&addresses_here()?, lock::LIMIT)?;
-    log::info!(
-        "others live in this network namespace: its addresses stay locked for what is still to come; \
-         `telecr unlock --all` when all are there"
-    );
+    lock::open(ports)?;
     Ok(lock::unlock_everything()?)
 }
 

@@ -16,6 +16,7 @@ use crate::gtp::restore::{self, OwnedSockets, Survey};
 use crate::gtp::{self, link, owner};
 use crate::holders::Holder;
 use crate::image;
+use crate::lock::{doorstep::Place, Port};
 use crate::proto::{GtpLink, GtpSocket};
 
 /// A UDP socket some GTP link receives on, and who has it.
@@ -316,6 +317,14 @@ impl Restore {
     pub(crate) fn addresses(&self) -> HashSet<SocketAddr> {
         let links = self.images.iter().flat_map(|(_, _, s)| &s.links);
         links.flat_map(|l| &l.sockets).filter_map(bound).collect()
+    }
+
+    /// Where they will be reached, but for those bound to any address.
+    pub(crate) fn places(&self) -> HashSet<Place> {
+        let bound = self.addresses().into_iter();
+        bound
+            .map(|a| (a.ip().to_canonical(), Port::udp(a.port())))
+            .collect()
     }
 
     /// When all tasks of the tree below `root` stand ready to run: makes the

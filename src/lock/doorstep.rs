@@ -1,89 +1,137 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The lock at the doorstep: for addresses that are not here yet, and whose
-//! network namespace is not either.
+//! The lock at the doorstep: for what is not here yet, nor its network namespace.
 //!
 //! Where the runtime gives a container its addresses in the middle of a restore,
-//! nobody can lock its namespace before. But all that comes to it passes a device
-//! of the host, before a bridge, a macvlan device or routing takes it further:
-//! there what goes to a port of these addresses is dropped. SCTP in UDP (RFC 6951)
-//! is not looked into, and passes. The table `netdev telecr-PID` has the socket it was made over as its owner, and goes when this
-//! is closed: whoever has made it may die at any moment.
+//! nobody can lock its namespace before. But all that comes to it from outside
+//! passes a device of the host, before a bridge, a macvlan device or routing takes
+//! it further: there, in the table `netdev telecr`, it is dropped. SCTP in UDP
+//! (RFC 6951) is not looked into, and passes, as do IP fragments but for the
+//! first, without which they are of no use.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::encode::{self, Family};
-use super::expr::*;
+use super::expr::{
+    compare, first_fragment, load_meta, load_meta_to, load_payload, load_payload_to, lookup,
+    verdict, ACCEPT, DESTINATION, DROP, EQUAL, FIRST_WORD, L4PROTO, NETWORK_HEADER, PROTOCOL,
+    TRANSPORT_HEADER,
+};
+use super::ruleset::{missing, read, transaction, ATTEMPTS};
 use super::{Port, Result};
-use crate::netlink::nft::{be32, LIST_ELEM, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM, NEWTABLE};
-use crate::netlink::{self, nft, Message, Protocol, Socket, Writer};
+use crate::netlink::nft::{
+    be32, DELSETELEM, DELTABLE, GETSETELEM, LIST_ELEM, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM,
+    NEWTABLE,
+};
+use crate::netlink::{self, nft, Message, Writer};
 
 /// `NFPROTO_NETDEV`
 const NETDEV: u8 = 5;
-/// `NFT_TABLE_F_OWNER`, of Linux 5.12 and later.
-const OWNER: u32 = 2;
 /// Before all others.
 const PRIORITY: i32 = -500;
 /// Less than a chain can have (`NFT_NETDEVICE_MAX`).
 const DEVICES: usize = 200;
-/// The set of ports.
-const PORTS: &str = "ports";
 
-/// Dropping it lets packets in.
-pub struct Doorstep {
-    _owner: Socket,
-}
+/// Where somebody will be reached.
+pub type Place = (IpAddr, Port);
 
-impl Doorstep {
-    /// Drops what comes from outside to any of these ports of any of these
-    /// addresses, over any device there is now.
-    ///
-    /// # Errors
-    /// No nftables for devices in this kernel, or no `CAP_NET_ADMIN`.
-    pub fn lock(addrs: &[IpAddr], ports: &[Port]) -> Result<Self> {
-        let devices = nix::net::if_::if_nameindex().map_err(|e| netlink::Error::Io {
-            what: "list of devices",
-            source: e.into(),
-        })?;
-        let names: Vec<String> = devices
-            .iter()
-            .filter_map(|d| d.name().to_str().ok())
-            .filter(|name| *name != "lo")
-            .map(str::to_owned)
-            .collect();
-        let mut owner = Socket::open(Protocol::Netfilter)?;
-        let (begin, end) = nft::frame();
-        owner.transaction(&begin, &table(addrs, ports, &names)?, &end)?;
-        Ok(Self { _owner: owner })
-    }
-}
-
-fn table(addrs: &[IpAddr], ports: &[Port], devices: &[String]) -> netlink::Result<Vec<Message>> {
-    let mut table = named()?;
-    be32(&mut table, 2, OWNER)?;
-    let mut all = vec![create(NEWTABLE, &table)];
-    for (family, id) in Family::BOTH.into_iter().zip(1..) {
-        all.push(create(NEWSET, &encode::set_of(named()?, family, 0, id)?));
-        for some in family.among(addrs).chunks(1000) {
-            let keys = encode::keys(some);
-            all.push(create(
-                NEWSETELEM,
-                &encode::elements_of(named()?, family.set(), &keys, None)?,
-            ));
+/// Drops what comes from outside to these places for so long, over any device
+/// there is now; what is locked already stays so. For a place that is locked the
+/// time begins anew.
+///
+/// # Errors
+/// No nftables for devices in this kernel, or no `CAP_NET_ADMIN`.
+pub fn lock(places: &[Place], expiry: Duration) -> Result<()> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        match transaction(&establish(places, expiry, &devices()?)?) {
+            // A device has just gone.
+            Err(e) if missing(&e) && attempt < ATTEMPTS => {}
+            other => return Ok(other?),
         }
     }
-    all.push(create(
-        NEWSET,
-        &encode::set_of_ports(named()?, PORTS, 0, 3)?,
-    ));
-    for some in ports.chunks(1000) {
-        let keys = encode::port_keys(some);
-        all.push(create(
-            NEWSETELEM,
-            &encode::elements_of(named()?, PORTS, &keys, None)?,
-        ));
+}
+
+/// Lets through again what goes to the places that `which` names; with the last
+/// one the whole table goes.
+///
+/// # Errors
+/// As [`lock`].
+pub fn unlock(which: impl Fn(&Place) -> bool) -> Result<()> {
+    for _ in 0..ATTEMPTS {
+        let now = status()?;
+        let (gone, left): (BTreeSet<Place>, BTreeSet<Place>) =
+            now.keys().partition(|place| which(place));
+        let body = if gone.is_empty() {
+            return Ok(());
+        } else if left.is_empty() {
+            vec![nft::message(DELTABLE, 0, NETDEV, &named()?)]
+        } else {
+            remove(&gone)?
+        };
+        match transaction(&body) {
+            // Somebody else has unlocked one of them, or its time was over: look again.
+            Err(e) if missing(&e) => {}
+            other => return Ok(other?),
+        }
     }
+    Err(netlink::Error::Interrupted.into())
+}
+
+/// What is locked, and for how long still.
+pub(super) fn status() -> Result<BTreeMap<Place, Duration>> {
+    let mut found = BTreeMap::new();
+    for family in Family::BOTH {
+        let list = || -> netlink::Result<Message> {
+            let mut w = named()?;
+            w.put_str(2, set(family))?;
+            Ok(nft::message(GETSETELEM, 0, NETDEV, &w))
+        };
+        let all = read(list)?;
+        found.extend(all.iter().filter_map(|(k, left)| Some((place(k)?, *left))));
+    }
+    Ok(found)
+}
+
+/// The devices of this network namespace, without loopback.
+fn devices() -> netlink::Result<Vec<String>> {
+    let all = nix::net::if_::if_nameindex().map_err(|e| netlink::Error::Io {
+        what: "list of devices",
+        source: e.into(),
+    })?;
+    let names = all.iter().filter_map(|d| d.name().to_str().ok());
+    Ok(names
+        .filter(|name| *name != "lo")
+        .map(str::to_owned)
+        .collect())
+}
+
+/// Makes table and sets, whether or not they are there, and chains for these
+/// devices beside those of earlier locks.
+fn establish(
+    places: &[Place],
+    expiry: Duration,
+    devices: &[String],
+) -> netlink::Result<Vec<Message>> {
+    let mut all = vec![create(NEWTABLE, &named()?)];
+    for (family, id) in Family::BOTH.into_iter().zip(1..) {
+        let kind = (family.key_type() << 12 | encode::PORT_TYPE, key_len(family));
+        let set = encode::set(named()?, set(family), kind, encode::SET_TIMEOUT, id)?;
+        all.push(create(NEWSET, &set));
+    }
+    let places: BTreeSet<Place> = places
+        .iter()
+        .map(|(ip, port)| (ip.to_canonical(), *port))
+        .collect();
+    let add = elements(NEWSETELEM, &places, Some(expiry))?;
+    // Kernels before 6.12 do not change the time of one that is there.
+    all.extend(add.clone());
+    all.extend(remove(&places)?);
+    all.extend(add);
     for (n, some) in devices.chunks(DEVICES).enumerate() {
-        let name = format!("ingress{n}");
+        let name = format!("ingress-{}-{n}", std::process::id());
         all.push(chain(&name, some)?);
         for family in Family::BOTH {
             all.push(rule(&name, family)?);
@@ -94,12 +142,55 @@ fn table(addrs: &[IpAddr], ports: &[Port], devices: &[String]) -> netlink::Resul
 
 fn named() -> netlink::Result<Writer> {
     let mut w = Writer::new();
-    w.put_str(1, &format!("{}-{}", super::TABLE, std::process::id()))?;
+    w.put_str(1, super::TABLE)?;
     Ok(w)
 }
 
 fn create(kind: u16, attrs: &Writer) -> Message {
     nft::message(kind, libc::NLM_F_CREATE, NETDEV, attrs)
+}
+
+fn remove(places: &BTreeSet<Place>) -> netlink::Result<Vec<Message>> {
+    elements(DELSETELEM, places, None)
+}
+
+fn elements(
+    kind: u16,
+    places: &BTreeSet<Place>,
+    expiry: Option<Duration>,
+) -> netlink::Result<Vec<Message>> {
+    let mut all = Vec::new();
+    for family in Family::BOTH {
+        let ours = places.iter().filter(|(ip, _)| Family::of(*ip) == family);
+        let keys: Vec<Vec<u8>> = ours.map(key).collect();
+        for some in keys.chunks(1000) {
+            let w = encode::elements_of(named()?, set(family), some, expiry)?;
+            all.push(create(kind, &w));
+        }
+    }
+    Ok(all)
+}
+
+fn set(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "places4",
+        Family::V6 => "places6",
+    }
+}
+
+fn key_len(family: Family) -> u32 {
+    family.len() + encode::PORT_LEN
+}
+
+fn key((ip, port): &Place) -> Vec<u8> {
+    let mut key = encode::key(*ip);
+    key.extend(encode::port_key(port));
+    key
+}
+
+fn place(key: &[u8]) -> Option<Place> {
+    let (ip, port) = key.split_at_checked(key.len().checked_sub(8)?)?;
+    Some((netlink::ip(ip)?, encode::port(port)?))
 }
 
 fn chain(name: &str, devices: &[String]) -> netlink::Result<Message> {
@@ -121,12 +212,14 @@ fn rule(chain: &str, family: Family) -> netlink::Result<Message> {
     let mut w = named()?;
     w.put_str(2, chain)?;
     w.nest(4, |e| {
+        let protocol = FIRST_WORD + family.len() / 4;
         load_meta(e, PROTOCOL)?;
         compare(e, EQUAL, &family.ethertype().to_be_bytes())?;
+        first_fragment(e)?;
         load_payload(e, NETWORK_HEADER, family.offset(), family.len())?;
-        lookup(e, family.set())?;
-        load_meta(e, L4PROTO)?;
-        among_ports(e, DESTINATION, PORTS)?;
+        load_meta_to(e, protocol, L4PROTO)?;
+        load_payload_to(e, protocol + 1, TRANSPORT_HEADER, DESTINATION, 2)?;
+        lookup(e, set(family))?;
         verdict(e, DROP)
     })?;
     let append = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
@@ -135,46 +228,45 @@ fn rule(chain: &str, family: Family) -> netlink::Result<Message> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ruleset::tests::in_namespace;
     use super::*;
-    use crate::netlink::nft::GETSETELEM;
 
-    /// How many keys a set of the table has; `None` where there is no table.
-    fn keys(set: &str) -> Option<usize> {
-        let mut found = 0;
-        let mut w = named().unwrap();
-        w.put_str(2, set).unwrap();
-        let list = nft::message(GETSETELEM, 0, NETDEV, &w);
-        let mut socket = Socket::open(Protocol::Netfilter).unwrap();
-        let done = socket.dump(list, |payload| {
-            found += encode::listed(payload)?.len();
-            Ok::<(), netlink::Error>(())
-        });
-        match done {
-            Ok(()) => Some(found),
-            Err(e) if e.errno() == Some(libc::ENOENT) => None,
-            Err(e) => panic!("{e}"),
-        }
-    }
+    const WHILE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn the_table_goes_with_its_owner() {
-        super::super::ruleset::tests::in_namespace(|| {
+    fn places_come_and_go() {
+        in_namespace(|| {
             // A device for the chain. Without one there is no chain, and all the same no error.
             let tap = std::process::Command::new("ip")
                 .args(["tuntap", "add", "tap0", "mode", "tap"])
                 .status();
             println!("a device: {tap:?}");
-            let addrs = ["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2", "2001:db8::1"];
-            let addrs = addrs.map(|a| a.parse().unwrap());
-            let ports = [Port::sctp(36412), Port::sctp(3868), Port::udp(2152)];
-            let doorstep = Doorstep::lock(&addrs, &ports).unwrap();
-            assert_eq!(keys("local4"), Some(2));
-            assert_eq!(keys("local6"), Some(1));
-            assert_eq!(keys(PORTS), Some(3));
-            // One of another process is beside it, another of this one is not.
-            assert!(Doorstep::lock(&addrs, &ports).is_err());
-            drop(doorstep);
-            assert_eq!(keys(PORTS), None);
+            let at = |ip: &str, port| (ip.parse().unwrap(), port);
+            let s1 = at("192.0.2.1", Port::sctp(36412));
+            let s6a = at("2001:db8::1", Port::sctp(3868));
+            let mapped = at("::ffff:192.0.2.1", Port::sctp(36412));
+            unlock(|_| true).unwrap();
+            lock(&[s1, mapped], WHILE / 2).unwrap();
+            lock(&[s1, s6a, at("192.0.2.1", Port::udp(2152))], WHILE).unwrap();
+            let now = status().unwrap();
+            assert_eq!(now.len(), 3, "{now:?}");
+            assert!(now[&s1] > WHILE / 2, "{now:?}");
+            unlock(|place| *place == s1).unwrap();
+            assert_eq!(status().unwrap().len(), 2);
+            // All with the table of the other hook, where there is none.
+            super::super::unlock_all().unwrap();
+            assert_eq!(status().unwrap().len(), 0);
         });
+    }
+
+    #[test]
+    fn a_place_is_read_as_written() {
+        for ip in ["192.0.2.1", "2001:db8::1"] {
+            let there = (ip.parse().unwrap(), Port::sctp(0x1234));
+            assert_eq!(place(&key(&there)), Some(there));
+        }
+        for len in 0..24 {
+            let _ = place(&vec![0; len]);
+        }
     }
 }

@@ -16,7 +16,12 @@ use crate::netlink::{nft, Attrs, Message, Result, Writer};
 const INET: u8 = 1;
 
 /// `NFT_SET_TIMEOUT`: what is in the set goes by itself.
-const SET_TIMEOUT: u32 = 0x10;
+pub(super) const SET_TIMEOUT: u32 = 0x10;
+
+/// `inet_proto . inet_service`, a protocol and a port of it: two types of six bits each.
+pub(super) const PORT_TYPE: u32 = 12 << 6 | 13;
+/// Each part of a key of several has four bytes, or a multiple.
+pub(super) const PORT_LEN: u32 = 8;
 
 /// The set that holds the families of which every packet is dropped.
 pub(super) const EVERYTHING: &str = "everything";
@@ -54,7 +59,7 @@ impl Family {
     }
 
     /// Number of the data type, for `nft list` to print addresses.
-    fn key_type(self) -> u32 {
+    pub(super) fn key_type(self) -> u32 {
         match self {
             Self::V4 => 7,
             Self::V6 => 8,
@@ -134,34 +139,18 @@ pub(super) fn new_chain() -> Result<Message> {
 pub(super) fn new_sets() -> Result<Vec<Message>> {
     const NF_PROTO: u32 = 2;
     let of = |w| Ok(message(NEWSET, libc::NLM_F_CREATE, &w));
-    let family = |f: Family, id| of(set_of(in_table()?, f, SET_TIMEOUT, id)?);
+    let set = |name, kind, id| of(set(in_table()?, name, kind, SET_TIMEOUT, id)?);
+    let family = |f: Family, id| set(f.set(), (f.key_type(), f.len()), id);
     Ok(vec![
         family(Family::V4, 1)?,
         family(Family::V6, 2)?,
-        of(set(in_table()?, EVERYTHING, (NF_PROTO, 1), SET_TIMEOUT, 3)?)?,
-        of(set_of_ports(in_table()?, OPEN, SET_TIMEOUT, 4)?)?,
+        set(EVERYTHING, (NF_PROTO, 1), 3)?,
+        set(OPEN, (PORT_TYPE, PORT_LEN), 4)?,
     ])
 }
 
-/// The set of addresses of a family, in the table named in `w`.
-pub(super) fn set_of(w: Writer, family: Family, flags: u32, id: u32) -> Result<Writer> {
-    set(
-        w,
-        family.set(),
-        (family.key_type(), family.len()),
-        flags,
-        id,
-    )
-}
-
-/// A set of ports, with their protocols.
-pub(super) fn set_of_ports(w: Writer, name: &str, flags: u32, id: u32) -> Result<Writer> {
-    /// `inet_proto . inet_service`: two types of six bits each.
-    const PROTO_AND_SERVICE: u32 = 12 << 6 | 13;
-    set(w, name, (PROTO_AND_SERVICE, 8), flags, id)
-}
-
-fn set(
+/// A set in the table named in `w`.
+pub(super) fn set(
     mut w: Writer,
     name: &str,
     (key_type, len): (u32, u32),
@@ -232,12 +221,15 @@ fn renew(set: &str, keys: &[Vec<u8>], after: Duration) -> Result<Vec<Message>> {
     Ok(vec![add()?, del, add()?])
 }
 
-pub(super) fn keys(addrs: &[IpAddr]) -> Vec<Vec<u8>> {
-    let key = |a: &IpAddr| match a {
+fn keys(addrs: &[IpAddr]) -> Vec<Vec<u8>> {
+    addrs.iter().copied().map(key).collect()
+}
+
+pub(super) fn key(addr: IpAddr) -> Vec<u8> {
+    match addr {
         IpAddr::V4(a) => a.octets().to_vec(),
         IpAddr::V6(a) => a.octets().to_vec(),
-    };
-    addrs.iter().map(key).collect()
+    }
 }
 
 fn families() -> Vec<Vec<u8>> {
@@ -260,17 +252,22 @@ pub(super) fn remove_everything() -> Result<Message> {
     elements(DELSETELEM, 0, EVERYTHING, &families(), None)
 }
 
-pub(super) fn add_open(ports: &[Port], after: Duration) -> Result<Vec<Message>> {
-    renew(OPEN, &port_keys(ports), after)
+/// They stay open until [`close`].
+pub(super) fn add_open(ports: &[Port]) -> Result<Message> {
+    let keys: Vec<Vec<u8>> = ports.iter().map(port_key).collect();
+    elements(NEWSETELEM, libc::NLM_F_CREATE, OPEN, &keys, None)
 }
 
-/// Each part of a key of several has four bytes, or a multiple.
-pub(super) fn port_keys(ports: &[Port]) -> Vec<Vec<u8>> {
-    let key = |p: &Port| {
-        let [high, low] = p.number.to_be_bytes();
-        vec![p.protocol, 0, 0, 0, high, low, 0, 0]
-    };
-    ports.iter().map(key).collect()
+pub(super) fn port_key(port: &Port) -> Vec<u8> {
+    let [high, low] = port.number.to_be_bytes();
+    vec![port.protocol, 0, 0, 0, high, low, 0, 0]
+}
+
+/// What [`port_key`] has made.
+pub(super) fn port(key: &[u8]) -> Option<Port> {
+    let [protocol, _, _, _, high, low, _, _] = *<&[u8; 8]>::try_from(key).ok()?;
+    let number = u16::from_be_bytes([high, low]);
+    Some(Port { protocol, number })
 }
 
 /// Closes all that [`add_open`] has opened.

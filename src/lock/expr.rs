@@ -4,10 +4,11 @@
 use crate::netlink::nft::{be32, LIST_ELEM};
 use crate::netlink::{Result, Writer};
 
+/// The register of all that one will do for.
 pub(super) const REGISTER: u32 = 1;
-/// The second four bytes of it.
-pub(super) const SECOND_WORD: u32 = 9;
-pub(super) const VERDICT_REGISTER: u32 = 0;
+/// Its first four bytes; the next ones follow.
+pub(super) const FIRST_WORD: u32 = 8;
+const VERDICT_REGISTER: u32 = 0;
 pub(super) const DROP: u32 = 0;
 pub(super) const ACCEPT: u32 = 1;
 pub(super) const EQUAL: u32 = 0;
@@ -25,17 +26,18 @@ pub(super) const DESTINATION: u32 = 2;
 pub(super) const UDP_HEADER: u32 = 8;
 
 /// GTPv1-U (3GPP TS 29.281, 4.4.2.1) and GTPv0 (GSM TS 09.60, 11.1.3).
-pub(super) const GTP_PORTS: [u16; 2] = [2152, 3386];
+pub(crate) const GTP_PORTS: [u16; 2] = [2152, 3386];
 
 pub(super) fn udp_port(out: &mut Writer, port: u16) -> Result<()> {
     protocol(out, libc::IPPROTO_UDP)?;
+    first_fragment(out)?;
     load_payload(out, TRANSPORT_HEADER, DESTINATION, 2)?;
     compare(out, EQUAL, &port.to_be_bytes())
 }
 
 /// The protocol in the register, and the port at this place, are in a set.
 pub(super) fn among_ports(out: &mut Writer, port_at: u32, set: &str) -> Result<()> {
-    load_payload_to(SECOND_WORD, out, TRANSPORT_HEADER, port_at, 2)?;
+    load_payload_to(out, FIRST_WORD + 1, TRANSPORT_HEADER, port_at, 2)?;
     lookup(out, set)
 }
 
@@ -58,19 +60,23 @@ pub(super) fn expression(
 }
 
 pub(super) fn load_meta(out: &mut Writer, key: u32) -> Result<()> {
+    load_meta_to(out, REGISTER, key)
+}
+
+pub(super) fn load_meta_to(out: &mut Writer, register: u32, key: u32) -> Result<()> {
     expression(out, "meta", |e| {
-        be32(e, 1, REGISTER)?;
+        be32(e, 1, register)?;
         be32(e, 2, key)
     })
 }
 
 pub(super) fn load_payload(out: &mut Writer, base: u32, offset: u32, len: u32) -> Result<()> {
-    load_payload_to(REGISTER, out, base, offset, len)
+    load_payload_to(out, REGISTER, base, offset, len)
 }
 
 pub(super) fn load_payload_to(
-    register: u32,
     out: &mut Writer,
+    register: u32,
     base: u32,
     offset: u32,
     len: u32,
@@ -81,6 +87,13 @@ pub(super) fn load_payload_to(
         be32(e, 3, offset)?;
         be32(e, 4, len)
     })
+}
+
+/// Has the rule end at an IP fragment that is not the first, which has no ports: without the first it is of no use, and
+/// one of a packet that is let through is wanted. Three bytes, because the kernel's short cut for two or four takes
+/// whatever stands there (`nft_payload_fast_eval()`).
+pub(super) fn first_fragment(out: &mut Writer) -> Result<()> {
+    load_payload(out, TRANSPORT_HEADER, 0, 3)
 }
 
 /// `meta l4proto NUMBER`

@@ -15,11 +15,12 @@
 //! addresses, each comes in its own time.
 //!
 //! The lock is the nftables table `inet telecr`: sets of what is locked and a
-//! chain before connection tracking. It is made and changed in one transaction
-//! each, however many addresses there are; all of it expires by itself, should
+//! chain before connection tracking; and where this comes too late, the table
+//! `netdev telecr` ([`doorstep`]). Each is made and changed in one transaction,
+//! however many addresses there are; all that is locked expires by itself, should
 //! whoever has placed it die; and `nft delete table inet telecr` removes it.
 
-mod doorstep;
+pub mod doorstep;
 mod encode;
 mod error;
 mod expr;
@@ -27,10 +28,12 @@ mod rules;
 mod ruleset;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub use doorstep::Doorstep;
+pub(crate) use expr::GTP_PORTS;
+
 pub use error::{Error, Result};
 
 /// The table's name.
@@ -64,6 +67,16 @@ impl Port {
     }
 }
 
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.protocol {
+            132 => write!(f, "sctp/{}", self.number),
+            17 => write!(f, "udp/{}", self.number),
+            other => write!(f, "{other}/{}", self.number),
+        }
+    }
+}
+
 /// What is locked in a network namespace, and for how long still.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
@@ -71,13 +84,15 @@ pub struct Status {
     pub everything: Option<Duration>,
     /// Single addresses.
     pub addresses: BTreeMap<IpAddr, Duration>,
+    /// Places whose addresses may not be here yet.
+    pub doorstep: BTreeMap<doorstep::Place, Duration>,
 }
 
 impl Status {
     /// Is nothing locked?
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.everything.is_none() && self.addresses.is_empty()
+        self.everything.is_none() && self.addresses.is_empty() && self.doorstep.is_empty()
     }
 }
 
@@ -88,6 +103,14 @@ impl Status {
 /// No nftables in this kernel, or no `CAP_NET_ADMIN`.
 pub fn lock(addrs: &[IpAddr], expiry: Duration) -> Result<()> {
     ruleset::lock(addrs, expiry)
+}
+
+/// The same, but what is open stays open.
+///
+/// # Errors
+/// As [`lock`].
+pub fn renew(addrs: &[IpAddr], expiry: Duration) -> Result<()> {
+    ruleset::renew(addrs, expiry)
 }
 
 /// Lets packets to these addresses through again; with the last one the whole
@@ -107,13 +130,13 @@ pub fn lock_everything(expiry: Duration) -> Result<()> {
     ruleset::lock_everything(expiry)
 }
 
-/// Lets packets to these ports of locked addresses through, for so long or until
-/// the next [`lock`]; nothing when there is no lock. The addresses stay locked.
+/// Lets packets to these ports of locked addresses through until the next [`lock`];
+/// nothing when none is locked. The addresses stay locked.
 ///
 /// # Errors
 /// As [`lock`].
-pub fn open(ports: &[Port], expiry: Duration) -> Result<()> {
-    ruleset::open(ports, expiry)
+pub fn open(ports: &[Port]) -> Result<()> {
+    ruleset::open(ports)
 }
 
 /// Undoes [`lock_everything`]; locked addresses stay locked.
@@ -124,12 +147,13 @@ pub fn unlock_everything() -> Result<()> {
     ruleset::unlock_everything()
 }
 
-/// Removes the whole lock, if there is one.
+/// Removes the whole lock, if there is one, at the doorstep too.
 ///
 /// # Errors
 /// As [`lock`].
 pub fn unlock_all() -> Result<()> {
-    ruleset::unlock_all()
+    ruleset::unlock_all()?;
+    doorstep::unlock(|_| true)
 }
 
 /// What is locked; nothing when there is no lock.
@@ -137,5 +161,7 @@ pub fn unlock_all() -> Result<()> {
 /// # Errors
 /// As [`lock`].
 pub fn status() -> Result<Status> {
-    ruleset::status()
+    let mut found = ruleset::status()?;
+    found.doorstep = doorstep::status()?;
+    Ok(found)
 }

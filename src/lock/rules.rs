@@ -2,7 +2,11 @@
 //! The rules of the lock's chain.
 
 use super::encode::{in_table, message, Family, CHAIN, EVERYTHING, OPEN};
-use super::expr::*;
+use super::expr::{
+    among_ports, compare, expression, first_fragment, load_meta, load_number, load_payload, lookup,
+    protocol, udp_port, verdict, ACCEPT, DESTINATION, DROP, EQUAL, GTP_PORTS, L4PROTO,
+    NETWORK_HEADER, NFPROTO, NOT_EQUAL, REGISTER, UDP_HEADER,
+};
 use crate::netlink::nft::{be32, NEWRULE};
 use crate::netlink::{Message, Result, Writer};
 
@@ -35,11 +39,13 @@ pub(super) fn always() -> Result<Vec<Message>> {
     let encapsulated = sctp_udp_port();
     for family in Family::BOTH {
         rules.push(rule(family, |e| {
+            first_fragment(e)?;
             load_meta(e, L4PROTO)?;
             open(e, DESTINATION)
         })?);
         rules.push(rule(family, |e| {
             protocol(e, libc::IPPROTO_SCTP)?;
+            first_fragment(e)?;
             verdict(e, DROP)
         })?);
         if let Some(port) = encapsulated {
@@ -85,6 +91,7 @@ pub(super) fn without_socket() -> Result<Vec<Message>> {
         for number in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
             rules.push(rule(family, |e| {
                 protocol(e, number)?;
+                first_fragment(e)?;
                 verdict(e, DROP)
             })?);
         }

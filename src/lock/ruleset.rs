@@ -10,15 +10,15 @@ use super::{rules, Error, Port, Result, Status};
 use crate::netlink::{self, nft, Message, Protocol, Socket};
 
 /// Reads and changes meet those of others so often before giving up.
-const ATTEMPTS: usize = 8;
+pub(super) const ATTEMPTS: usize = 8;
 
-fn transaction(body: &[Message]) -> netlink::Result<()> {
+pub(super) fn transaction(body: &[Message]) -> netlink::Result<()> {
     let (begin, end) = nft::frame();
     Socket::open(Protocol::Netfilter)?.transaction(&begin, body, &end)
 }
 
 /// What the kernel says where there is no table or no such address.
-fn missing(e: &netlink::Error) -> bool {
+pub(super) fn missing(e: &netlink::Error) -> bool {
     e.errno() == Some(libc::ENOENT)
 }
 
@@ -58,7 +58,14 @@ fn establish(more: &[Message]) -> Result<()> {
 
 /// Nothing that an earlier lock has left open stays so.
 pub(super) fn lock(addrs: &[IpAddr], expiry: Duration) -> Result<()> {
-    let mut body = vec![encode::close()?];
+    change(addrs, expiry, vec![encode::close()?])
+}
+
+pub(super) fn renew(addrs: &[IpAddr], expiry: Duration) -> Result<()> {
+    change(addrs, expiry, Vec::new())
+}
+
+fn change(addrs: &[IpAddr], expiry: Duration, mut body: Vec<Message>) -> Result<()> {
     by_family(addrs, |family, part| {
         body.extend(encode::add(family, part, expiry)?);
         Ok(())
@@ -67,20 +74,15 @@ pub(super) fn lock(addrs: &[IpAddr], expiry: Duration) -> Result<()> {
 }
 
 pub(super) fn lock_everything(expiry: Duration) -> Result<()> {
-    let mut body = vec![encode::close()?];
-    body.extend(encode::add_everything(expiry)?);
-    establish(&body)
+    establish(&encode::add_everything(expiry)?)
 }
 
-pub(super) fn open(ports: &[Port], expiry: Duration) -> Result<()> {
-    if ports.is_empty() || status()?.is_empty() {
+pub(super) fn open(ports: &[Port]) -> Result<()> {
+    if ports.is_empty() || status()?.addresses.is_empty() {
         return Ok(());
     }
-    let mut body = Vec::new();
-    for part in ports.chunks(1000) {
-        body.extend(encode::add_open(part, expiry)?);
-    }
-    establish(&body)
+    let body = ports.chunks(1000).map(encode::add_open);
+    establish(&body.collect::<netlink::Result<Vec<_>>>()?)
 }
 
 pub(super) fn unlock(addrs: &[IpAddr]) -> Result<()> {
@@ -131,6 +133,7 @@ fn shrink(plan: impl Fn(&Status) -> netlink::Result<Option<Vec<Message>>>) -> Re
     Err(netlink::Error::Interrupted.into())
 }
 
+/// The table of addresses goes.
 pub(super) fn unlock_all() -> Result<()> {
     match transaction(&[encode::delete_table()?]) {
         Err(e) if missing(&e) => Ok(()),
@@ -139,25 +142,24 @@ pub(super) fn unlock_all() -> Result<()> {
 }
 
 pub(super) fn status() -> Result<Status> {
-    let mut socket = Socket::open(Protocol::Netfilter)?;
     let mut found = Status::default();
     for family in Family::BOTH {
-        for (key, left) in read(&mut socket, || encode::list(family))? {
+        for (key, left) in read(|| encode::list(family))? {
             if let Some(ip) = netlink::ip(&key) {
                 found.addresses.insert(ip, left);
             }
         }
     }
-    let everything = read(&mut socket, encode::list_everything)?;
+    let everything = read(encode::list_everything)?;
     found.everything = everything.into_iter().map(|(_, left)| left).min();
     Ok(found)
 }
 
 /// What is in a set; nothing where there is none.
-fn read(
-    socket: &mut Socket,
+pub(super) fn read(
     list: impl Fn() -> netlink::Result<Message>,
 ) -> Result<Vec<(Vec<u8>, Duration)>> {
+    let mut socket = Socket::open(Protocol::Netfilter)?;
     let mut attempt = 0;
     loop {
         attempt += 1;

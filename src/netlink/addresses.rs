@@ -11,11 +11,26 @@ use super::{Attrs, Error, Message, Protocol, Result, Socket};
 /// Length of `struct ifaddrmsg`.
 const HEADER: usize = 8;
 
+/// Lists that change while they are read are read so often.
+const ATTEMPTS: usize = 8;
+
 /// Every address assigned to an interface of the current network namespace.
 ///
 /// # Errors
 /// Those of the netlink socket.
 pub fn local_addresses() -> Result<HashSet<IpAddr>> {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        match listed() {
+            // They changed meanwhile.
+            Err(Error::Interrupted) if attempt < ATTEMPTS => {}
+            other => return other,
+        }
+    }
+}
+
+fn listed() -> Result<HashSet<IpAddr>> {
     let mut socket = Socket::open(Protocol::Route)?;
     let mut found = HashSet::new();
     let msg = Message::new(u16::from(Rtm::Getaddr), 0, &[0; HEADER]);

@@ -102,6 +102,11 @@ fn plain(a: SocketAddr, port: u16) -> SocketAddr {
 pub struct Nudger {
     /// What is asked for at most, in bytes, by both ends of a path.
     sizes: HashMap<[IpAddr; 2], u32>,
+}
+
+/// Raw sockets, each from its first message on.
+#[derive(Default)]
+struct Sockets {
     v4: Option<OwnedFd>,
     v6: Option<OwnedFd>,
 }
@@ -114,6 +119,7 @@ impl Nudger {
     /// No raw socket (CAP_NET_RAW), or the first message that could not be sent; the
     /// others have been tried.
     pub fn send(&mut self, nudges: &[Nudge]) -> io::Result<()> {
+        let mut sockets = Sockets::default();
         let mut result = Ok(());
         for nudge in nudges {
             let most = self.most(nudge);
@@ -121,7 +127,7 @@ impl Nudger {
                 continue;
             }
             let mtu = nudge.mtu.min(most);
-            result = result.and(self.send_one(&Nudge { mtu, ..*nudge })?);
+            result = result.and(sockets.send(&Nudge { mtu, ..*nudge })?);
         }
         result
     }
@@ -130,12 +136,16 @@ impl Nudger {
     fn most(&mut self, nudge: &Nudge) -> u32 {
         let mut ends = [nudge.peer.ip(), nudge.local.ip()];
         ends.sort_unstable();
-        let fresh = || route::mtu(nudge.peer).map_or(u32::MAX, |m| m.saturating_sub(LESS));
+        let fresh = || {
+            route::mtu(nudge.local.ip(), nudge.peer).map_or(u32::MAX, |m| m.saturating_sub(LESS))
+        };
         *self.sizes.entry(ends).or_insert_with(fresh)
     }
+}
 
+impl Sockets {
     /// What the kernel says of this one, unless none can be sent at all.
-    fn send_one(&mut self, nudge: &Nudge) -> io::Result<io::Result<()>> {
+    fn send(&mut self, nudge: &Nudge) -> io::Result<io::Result<()>> {
         let open =
             |family, protocol| socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol);
         let bytes = nudge.message();

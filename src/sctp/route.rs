@@ -2,7 +2,7 @@
 //! What this host knows of the way to another.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 
 use super::sockopt;
@@ -13,13 +13,14 @@ const MTU: [(i32, i32); 2] = [
     (libc::IPPROTO_IPV6, libc::IPV6_MTU),
 ];
 
-/// The path MTU to `peer` in bytes, in the current network namespace, with what routers and peers have said of it.
-pub(super) fn mtu(peer: SocketAddr) -> io::Result<u32> {
-    let (any, (level, name)): (IpAddr, _) = match peer {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), MTU[0]),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED.into(), MTU[1]),
+/// The path MTU from `local` to `peer` in bytes, in the current network namespace, with what routers and peers have said
+/// of it.
+pub(super) fn mtu(local: IpAddr, peer: SocketAddr) -> io::Result<u32> {
+    let (level, name) = match peer {
+        SocketAddr::V4(_) => MTU[0],
+        SocketAddr::V6(_) => MTU[1],
     };
-    let socket = UdpSocket::bind((any, 0))?;
+    let socket = UdpSocket::bind((local, 0))?;
     // Nothing is sent: the socket only learns its route.
     socket.connect(peer)?;
     sockopt::get_number(socket.as_fd(), level, name).map_err(io::Error::other)
@@ -45,7 +46,15 @@ mod tests {
                 eprintln!("skipped: no network namespace: {e}");
                 return;
             }
-            let mtu = |place: &str| mtu(place.parse().unwrap());
+            let mtu = |place: &str| {
+                let peer: SocketAddr = place.parse().unwrap();
+                let local = if peer.is_ipv4() {
+                    "192.0.2.1"
+                } else {
+                    "2001:db8::1"
+                };
+                mtu(local.parse().unwrap(), peer)
+            };
             assert!(mtu("192.0.2.9:1").is_err());
             ip("link set lo mtu 1500 up");
             ip("address add 192.0.2.1/24 dev lo");

@@ -953,7 +953,7 @@ fn the_packet_lock_holds_over_udp() {
     let (s, _) = read(&mut repair, &image).unwrap();
     // Its port is open, the address stays locked.
     let port = telecr::lock::Port::sctp(5000);
-    telecr::lock::open(&[port], telecr::lock::LIMIT).unwrap();
+    telecr::lock::open(&[port]).unwrap();
     repair.wake(s.as_fd()).unwrap();
     assert_eq!(recv(&s), (1, b"meanwhile".to_vec()));
     both_ways(&s, &c);

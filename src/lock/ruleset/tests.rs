@@ -139,23 +139,50 @@ fn a_port_of_a_locked_address_is_open() {
             .status();
         assert!(up.unwrap().success());
         let gtp = Port::udp(2152);
-        open(&[gtp], WHILE).unwrap();
+        open(&[gtp]).unwrap();
         assert!(status().unwrap().is_empty());
         assert!(refused(2152));
         let loopback = ["127.0.0.1".parse().unwrap()];
         lock(&loopback, WHILE).unwrap();
         assert!(!refused(2152));
-        open(&[gtp, Port::sctp(3386)], WHILE).unwrap();
-        open(&[gtp], WHILE).unwrap();
+        open(&[gtp, Port::sctp(3386)]).unwrap();
+        open(&[gtp]).unwrap();
         assert!(refused(2152));
         // Another protocol's.
         assert!(!refused(3386));
+        renew(&loopback, 2 * WHILE).unwrap();
+        assert!(refused(2152));
         assert_eq!(locked(), set(&["127.0.0.1"]));
         // A new lock has nothing open.
         lock(&loopback, WHILE).unwrap();
         assert!(!refused(2152));
         unlock_all().unwrap();
         assert!(refused(2152));
+    });
+}
+
+#[test]
+fn fragments_for_an_open_port_pass() {
+    in_namespace(|| {
+        let up = std::process::Command::new("ip")
+            .args(["link", "set", "lo", "mtu", "1500", "up"])
+            .status();
+        assert!(up.unwrap().success());
+        let server = std::net::UdpSocket::bind("127.0.0.1:2152").unwrap();
+        let wait = Some(Duration::from_millis(200));
+        server.set_read_timeout(wait).unwrap();
+        let arrives = || {
+            let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            client
+                .send_to(&[7; 4000], server.local_addr().unwrap())
+                .unwrap();
+            server.recv(&mut [0; 5000]).is_ok()
+        };
+        assert!(arrives());
+        lock(&["127.0.0.1".parse().unwrap()], WHILE).unwrap();
+        assert!(!arrives());
+        open(&[Port::udp(2152)]).unwrap();
+        assert!(arrives());
     });
 }
 
