@@ -96,6 +96,7 @@ fn moved(lab: &mut Lab, outcome: &mut Outcome) -> Result<()> {
             readme::block("### podman", number)?
         ))
     };
+    container::pod(lab.dest()?, RUNTIME, ADDRESSES)?;
     let ping = Ping::start(lab, SERVICE4)?;
     let out = lab
         .source
@@ -104,7 +105,6 @@ fn moved(lab: &mut Lab, outcome: &mut Outcome) -> Result<()> {
     outcome.worst("checkpoint_ms", out.elapsed_ms);
     outcome.worst("transfer_ms", migrate::copy(lab, &ARCHIVES)?);
     let dest = lab.dest()?;
-    container::pod(dest, RUNTIME, ADDRESSES)?;
     let out = dest.run_within(&["sh", "-ec", &paste(3)?], &[], 180.0)?;
     migrate::must("dest", "podman container restore", &out)?;
     outcome.worst("restore_ms", out.elapsed_ms);
