@@ -25,7 +25,8 @@ use crate::{
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "podman-migrate-pod",
     about: "an MME and an HSS in one pod move with podman, and back",
-    in_all: true,
+    // Two checkpoints and two restores without KVM take nearly as long as peers wait before they report a path.
+    in_all: false,
     keep: false,
     plan: PLAN,
     run,
