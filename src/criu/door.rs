@@ -74,6 +74,11 @@ impl Door {
             if !ahead.is_empty() {
                 let all: Vec<Place> = ahead.iter().copied().collect();
                 doorstep::lock(&all, lock::LIMIT)?;
+                log::info!(
+                    "{} ports are locked at this host's devices until the restore is complete; should it fail, \
+                     for ten minutes or until `telecr unlock --all`",
+                    all.len()
+                );
             }
             Ok(ahead)
         };
@@ -293,6 +298,16 @@ mod tests {
         child.wait().unwrap();
     }
 
+    const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    /// What is left of a locked network namespace when a restore lets packets in to `child`.
+    fn let_in(child: &Child) -> lock::Status {
+        lock::lock_everything(lock::LIMIT).unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        Door::default().let_in(pid, false).unwrap();
+        lock::status().unwrap()
+    }
+
     fn is_shared(child: &Child) -> bool {
         let pid = i32::try_from(child.id()).unwrap();
         Door::default().is_shared(pid).unwrap()
@@ -308,10 +323,23 @@ mod tests {
                 eprintln!("skipped: no network namespace: {e}");
                 return;
             }
+            if matches!(lock::status(), Err(lock::Error::NoNftables)) {
+                eprintln!("skipped: no nftables in this kernel");
+                return;
+            }
+            let up = Command::new("ip")
+                .args(["link", "set", "lo", "up"])
+                .status();
+            assert!(up.unwrap().success());
             let (first, second) = (sleeper(), sleeper());
             assert!(is_shared(&first));
+            let locked = let_in(&first);
+            assert_eq!(locked.everything, None);
+            assert!(locked.addresses.contains_key(&LOOPBACK), "{locked:?}");
             end(second);
             assert!(!is_shared(&first));
+            lock::unlock_all().unwrap();
+            assert!(let_in(&first).is_empty());
             end(first);
         });
         worker.join().unwrap();

@@ -121,25 +121,23 @@ impl Nudger {
     pub fn send(&mut self, nudges: &[Nudge]) -> io::Result<()> {
         let mut sockets = Sockets::default();
         let mut result = Ok(());
-        for nudge in nudges {
-            let most = self.most(nudge);
-            if most < LEAST {
-                continue;
-            }
-            let mtu = nudge.mtu.min(most);
-            result = result.and(sockets.send(&Nudge { mtu, ..*nudge })?);
+        for nudge in nudges.iter().filter_map(|n| self.fitted(n)) {
+            result = result.and(sockets.send(&nudge)?);
         }
         result
     }
 
-    /// A path that others have made smaller already is asked for less than that: the peer may know it, too.
-    fn most(&mut self, nudge: &Nudge) -> u32 {
+    /// A path that others have made smaller already is asked for less than that: the peer may know it, too. Not for less
+    /// than any link has.
+    fn fitted(&mut self, nudge: &Nudge) -> Option<Nudge> {
         let mut ends = [nudge.peer.ip(), nudge.local.ip()];
         ends.sort_unstable();
         let fresh = || {
             route::mtu(nudge.local.ip(), nudge.peer).map_or(u32::MAX, |m| m.saturating_sub(LESS))
         };
-        *self.sizes.entry(ends).or_insert_with(fresh)
+        let most = *self.sizes.entry(ends).or_insert_with(fresh);
+        let mtu = nudge.mtu.min(most);
+        (mtu >= LEAST).then_some(Nudge { mtu, ..*nudge })
     }
 }
 
@@ -315,8 +313,14 @@ mod tests {
         let ends = found[0].peer.ip().min(found[0].local.ip());
         let other = found[0].peer.ip().max(found[0].local.ip());
         nudger.sizes.insert([ends, other], 1492);
-        assert_eq!(nudger.most(&found[0]), 1492);
-        assert_eq!(nudger.most(&found[1]), 1492);
+        for nudge in &found {
+            assert_eq!(nudge.mtu, 1496);
+            assert_eq!(nudger.fitted(nudge).unwrap().mtu, 1492);
+        }
+        nudger.sizes.insert([ends, other], 9000);
+        assert_eq!(nudger.fitted(&found[0]).unwrap().mtu, 1496);
+        nudger.sizes.insert([ends, other], 1276);
+        assert!(nudger.fitted(&found[0]).is_none());
     }
 
     #[test]
