@@ -9,7 +9,6 @@
 //! it: until then they are locked at the host's own devices.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -52,8 +51,9 @@ pub fn keep_locked() {
 /// The network namespaces of the tasks of one restore.
 #[derive(Default)]
 pub struct Door {
-    /// What is locked at the host's devices until then.
-    ahead: HashSet<Place>,
+    /// Where the sockets and GTP links will be reached from outside: by then not
+    /// locked at the host's devices any more, by this restore or by one before it.
+    places: HashSet<Place>,
     /// All tasks, once the root has come by.
     tree: Option<HashSet<i32>>,
     /// Whether others live there.
@@ -67,30 +67,16 @@ impl Door {
     /// already is for `telecr lock`, which comes earlier.
     pub fn locked(dir: BorrowedFd<'_>, gtp: &Gtp) -> Self {
         let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
-        let lock = || -> Result<HashSet<Place>> {
-            let here: HashSet<IpAddr> = addresses_here()?.into_iter().collect();
-            let mut ahead = places(&path, gtp);
-            ahead.retain(|(ip, _)| !here.contains(ip) && is_global(*ip));
-            if !ahead.is_empty() {
-                let all: Vec<Place> = ahead.iter().copied().collect();
-                doorstep::lock(&all, lock::LIMIT)?;
-                log::info!(
-                    "{} ports are locked at this host's devices until the restore is complete; should it fail, \
-                     for ten minutes or until `telecr unlock --all`",
-                    all.len()
-                );
-            }
-            Ok(ahead)
-        };
-        let ahead = lock().unwrap_or_else(|e| {
+        let mut places = places(&path, gtp);
+        places.retain(|(ip, _)| is_global(*ip));
+        if let Err(e) = lock_ahead(&places) {
             log::warn!(
                 "packets may end the associations before they are restored, \
                  should the runtime bring their addresses up only now: {e}"
             );
-            HashSet::new()
-        });
+        }
         Self {
-            ahead,
+            places,
             ..Self::default()
         }
     }
@@ -103,10 +89,10 @@ impl Door {
     /// # Errors
     /// The lock is still there.
     pub fn let_in(&mut self, pid: i32, links: bool) -> Result<()> {
-        let ahead = std::mem::take(&mut self.ahead);
-        let outside = match ahead.is_empty() {
+        let places = std::mem::take(&mut self.places);
+        let outside = match places.is_empty() {
             true => Ok(()),
-            false => doorstep::unlock(|place| ahead.contains(place)),
+            false => unless_absent(doorstep::unlock(|place| places.contains(place))),
         };
         let shared = self.is_shared(pid)?;
         let ports = match shared && !links {
@@ -114,14 +100,11 @@ impl Door {
             false => Vec::new(),
         };
         let open = || match (shared, links) {
-            (true, true) => Ok(lock::unlock_all()?),
+            (true, true) => lock::unlock_all(),
             (true, false) => narrow(&ports),
-            (false, _) => Ok(lock::unlock_everything()?),
+            (false, _) => lock::unlock_everything(),
         };
-        netns::of_task(pid, || match open() {
-            Err(Error::Lock(lock::Error::NoNftables)) => Ok(()),
-            other => other,
-        })?;
+        netns::of_task(pid, || Ok(unless_absent(open())?))?;
         Ok(outside?)
     }
 
@@ -172,14 +155,46 @@ impl Door {
             }
         };
         let here = netns::own().doing(|| "cannot look at CRIU's network namespace")?;
-        let others = || -> std::io::Result<bool> {
-            let pids = fs::read_dir("/proc")?.flatten();
-            let mut pids = pids.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-            Ok(pids.any(|p| !tree.contains(&p) && netns::of(p).is_ok_and(|n| n == theirs)))
+        let other = || -> std::io::Result<Option<i32>> {
+            let mut pids = proc::all()?.into_iter();
+            Ok(pids.find(|p| !tree.contains(p) && netns::is_home(*p, theirs)))
         };
-        let shared = theirs != here && others().doing(|| "cannot list the processes")?;
-        self.shared.insert(theirs, shared);
-        Ok(shared)
+        let other = match theirs == here {
+            true => None,
+            false => other().doing(|| "cannot list the processes")?,
+        };
+        if let Some(other) = other {
+            log::info!("process {other} lives in the network namespace of {pid} too");
+        }
+        self.shared.insert(theirs, other.is_some());
+        Ok(other.is_some())
+    }
+}
+
+/// Locks those of the places that this host does not have yet.
+fn lock_ahead(places: &HashSet<Place>) -> lock::Result<()> {
+    let here: HashSet<IpAddr> = addresses_here()?.into_iter().collect();
+    let ahead: Vec<Place> = places
+        .iter()
+        .filter(|(ip, _)| !here.contains(ip))
+        .copied()
+        .collect();
+    if !ahead.is_empty() {
+        doorstep::lock(&ahead, lock::LIMIT)?;
+        log::info!(
+            "{} ports are locked at this host's devices until the restore is complete; should it fail, \
+             for ten minutes, until the next one is complete, or until `telecr unlock --all`",
+            ahead.len()
+        );
+    }
+    Ok(())
+}
+
+/// Where there is no nftables, nothing is locked.
+fn unless_absent(unlocked: lock::Result<()>) -> lock::Result<()> {
+    match unlocked {
+        Err(lock::Error::NoNftables) => Ok(()),
+        other => other,
     }
 }
 
@@ -242,7 +257,7 @@ fn is_global(address: IpAddr) -> bool {
 }
 
 /// Locks the addresses of this network namespace instead of the whole, but for these ports.
-fn narrow(ports: &[Port]) -> Result<()> {
+fn narrow(ports: &[Port]) -> lock::Result<()> {
     if lock::status()?.everything.is_some() {
         lock::lock(&addresses_here()?, lock::LIMIT)?;
         log::warn!(
@@ -251,11 +266,11 @@ fn narrow(ports: &[Port]) -> Result<()> {
         );
     }
     lock::open(ports)?;
-    Ok(lock::unlock_everything()?)
+    lock::unlock_everything()
 }
 
-fn addresses_here() -> Result<Vec<IpAddr>> {
-    let found = local_addresses().map_err(|e| Error::Other(e.to_string()))?;
+fn addresses_here() -> lock::Result<Vec<IpAddr>> {
+    let found = local_addresses()?;
     Ok(found.into_iter().collect())
 }
 
@@ -283,11 +298,12 @@ pub(super) fn unlock_addresses(pid: i32, addresses: Vec<IpAddr>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Child, Command};
-
-    use nix::sched::{unshare, CloneFlags};
+    use std::fs::File;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
 
     use super::*;
+    use crate::lock::in_namespace;
 
     fn sleeper() -> Child {
         Command::new("sleep").arg("60").spawn().unwrap()
@@ -299,6 +315,43 @@ mod tests {
     }
 
     const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    /// Where [`first_thread_apart`] takes its other thread.
+    const HOME: &str = "TELECR_TEST_HOME";
+
+    /// A process of which but the first thread is in the network namespace of the caller.
+    fn runtime() -> Child {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--ignored",
+                "--exact",
+                "criu::door::tests::first_thread_apart",
+                "--nocapture",
+            ])
+            .env(HOME, format!("/proc/{}/ns/net", std::process::id()))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines
+            .map_while(std::result::Result::ok)
+            .any(|l| l.ends_with("apart")));
+        child
+    }
+
+    #[test]
+    #[ignore = "a process that others are tried on"]
+    fn first_thread_apart() {
+        let Ok(home) = std::env::var(HOME) else {
+            return;
+        };
+        let away = std::thread::spawn(move || {
+            sys::enter_netns(File::open(home).unwrap().as_fd()).unwrap();
+            println!("apart");
+            std::thread::sleep(lock::LIMIT);
+        });
+        away.join().unwrap();
+    }
 
     /// What is left of a locked network namespace when a restore lets packets in to `child`.
     fn let_in(child: &Child) -> lock::Status {
@@ -318,15 +371,7 @@ mod tests {
         let ours = sleeper();
         assert!(!is_shared(&ours), "a host's network was taken for a pod's");
         end(ours);
-        let worker = std::thread::spawn(|| {
-            if let Err(e) = unshare(CloneFlags::CLONE_NEWNET) {
-                eprintln!("skipped: no network namespace: {e}");
-                return;
-            }
-            if matches!(lock::status(), Err(lock::Error::NoNftables)) {
-                eprintln!("skipped: no nftables in this kernel");
-                return;
-            }
+        in_namespace(|| {
             let up = Command::new("ip")
                 .args(["link", "set", "lo", "up"])
                 .status();
@@ -338,10 +383,31 @@ mod tests {
             assert!(locked.addresses.contains_key(&LOOPBACK), "{locked:?}");
             end(second);
             assert!(!is_shared(&first));
+            let podman = runtime();
+            assert!(!is_shared(&first), "a runtime was taken for a container");
             lock::unlock_all().unwrap();
             assert!(let_in(&first).is_empty());
+            end(podman);
             end(first);
         });
-        worker.join().unwrap();
+    }
+
+    #[test]
+    fn what_a_failed_restore_has_locked_ahead_does_not_stay() {
+        in_namespace(|| {
+            let ours: Place = (IpAddr::from([192, 0, 2, 1]), Port::sctp(36412));
+            let other: Place = (IpAddr::from([192, 0, 2, 2]), Port::sctp(36412));
+            doorstep::lock(&[ours, other], lock::LIMIT).unwrap();
+            let mut door = Door {
+                places: HashSet::from([ours]),
+                ..Door::default()
+            };
+            let task = sleeper();
+            door.let_in(i32::try_from(task.id()).unwrap(), false)
+                .unwrap();
+            end(task);
+            let left: Vec<Place> = lock::status().unwrap().doorstep.into_keys().collect();
+            assert_eq!(left, [other]);
+        });
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use super::error::{Context, Error, Result};
-use super::{sockets, sys};
+use super::{proc, sockets, sys};
 
 /// In that of a task.
 pub(crate) fn of_task<T: Send>(pid: i32, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
@@ -64,6 +64,18 @@ pub(crate) fn own() -> io::Result<(u64, u64)> {
 /// Which one a process is in.
 pub(crate) fn of(pid: i32) -> io::Result<(u64, u64)> {
     at(&format!("/proc/{pid}/ns/net"))
+}
+
+/// Does a process live there, with all its threads? Where the runtime is written in
+/// Go, the first thread of its process may stay for good in a network namespace
+/// that one of its goroutines has made, and it alone.
+pub(crate) fn is_home(pid: i32, netns: (u64, u64)) -> bool {
+    let is_there = |path: &str| at(path).is_ok_and(|n| n == netns);
+    is_there(&format!("/proc/{pid}/ns/net"))
+        && proc::threads(pid).is_ok_and(|all| {
+            all.iter()
+                .all(|tid| is_there(&format!("/proc/{pid}/task/{tid}/ns/net")))
+        })
 }
 
 fn at(path: &str) -> io::Result<(u64, u64)> {

@@ -124,7 +124,6 @@ pub(crate) fn read_status(pid: i32) -> io::Result<Status> {
     status(&text).ok_or_else(|| io::Error::other("status of the process has an unknown form"))
 }
 
-/// Reads the `fdinfo` of a descriptor.
 /// The id of a process in its own pid namespace.
 pub(crate) fn innermost_pid(pid: i32) -> io::Result<i32> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -134,6 +133,7 @@ pub(crate) fn innermost_pid(pid: i32) -> io::Result<i32> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no NSpid in its status"))
 }
 
+/// Reads the `fdinfo` of a descriptor.
 pub(crate) fn read_fdinfo(pid: i32, fd: RawFd) -> io::Result<String> {
     fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}"))
 }
@@ -153,6 +153,11 @@ fn numbers(dir: &str) -> io::Result<Vec<i32>> {
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// All processes.
+pub(crate) fn all() -> io::Result<Vec<i32>> {
+    numbers("/proc")
 }
 
 /// The threads of a process.

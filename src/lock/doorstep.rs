@@ -228,7 +228,7 @@ fn rule(chain: &str, family: Family) -> netlink::Result<Message> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ruleset::tests::in_namespace;
+    use super::super::in_namespace;
     use super::*;
 
     const WHILE: Duration = Duration::from_secs(60);

@@ -33,6 +33,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 pub(crate) use expr::GTP_PORTS;
+#[cfg(test)]
+pub(crate) use ruleset::tests::in_namespace;
 
 pub use error::{Error, Result};
 

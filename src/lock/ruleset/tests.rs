@@ -15,7 +15,7 @@ fn locked() -> BTreeSet<IpAddr> {
 }
 
 /// Runs `f` in a new network namespace, or says why it cannot.
-pub(in super::super) fn in_namespace(f: impl FnOnce() + Send + 'static) {
+pub(crate) fn in_namespace(f: impl FnOnce() + Send + 'static) {
     let worker = std::thread::spawn(move || {
         if let Err(e) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
             eprintln!("skipped: no network namespace: {e}");
