@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `telecr lock`, `unlock` and `status`: the packet lock by hand.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,7 @@ pub(super) fn unlock(netns: Option<&Path>, addresses: &[IpAddr], all: bool) -> a
     if !all {
         return within(netns, || {
             lock::unlock(addresses)?;
+            let addresses: HashSet<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
             Ok(lock::doorstep::unlock(|(ip, _)| addresses.contains(ip))?)
         });
     }

@@ -20,14 +20,16 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
+use super::door::addresses_here;
 use super::error::{Context, Result};
 use super::scan::Plan;
 use super::{names, netns, proc, sockets, sys};
+use crate::lock::{self, Place};
 use crate::netlink::local_addresses;
 use crate::proto::record::Body;
 use crate::sctp::addr;
 use crate::sctp::repair::Repair;
-use crate::{image, lock, sctp};
+use crate::{image, sctp};
 
 /// How often the guard looks whether the addresses are still here.
 const LOOK: Duration = Duration::from_millis(50);
@@ -115,28 +117,31 @@ fn addresses(plan: &Plan) -> sctp::Result<HashSet<IpAddr>> {
 }
 
 /// Ends guards that hold a port which an SCTP image in `dir`, or one of the
-/// UDP sockets bound to `gtp`, needs.
-pub(crate) fn evict(dir: &Path, gtp: HashSet<SocketAddr>) {
+/// UDP sockets bound to `gtp`, needs. `places` says where all of these are reached.
+pub(crate) fn evict(dir: &Path, gtp: HashSet<SocketAddr>, places: &HashSet<Place>) {
     let mut wanted = wanted(dir);
     wanted.extend(gtp);
     if wanted.is_empty() {
         return;
     }
+    let reached: HashSet<IpAddr> = places.iter().map(|(ip, _)| *ip).collect();
     let begin = Instant::now();
     loop {
         for pid in guards(names::DEPARTED) {
-            if holds(pid, &wanted) {
-                log::info!("the sockets of an earlier dump, held by process {pid}, make room");
-                // The silence the guard has kept until now is the packet lock's from here
-                // on; it ends when the restored sockets wake, and outlasts a failed attempt.
-                if let Err(e) = lock::lock(&answering(&wanted), lock::LIMIT) {
-                    log::warn!("packets may end the associations before they are restored: {e}");
-                }
-                end(pid);
+            let Some(addresses) = in_the_way(pid, &wanted, &reached) else {
+                continue;
+            };
+            log::info!("the sockets of an earlier dump, held by process {pid}, make room");
+            // The silence the guard has kept until now is the packet lock's from here
+            // on; it ends when the restored sockets wake, and outlasts a failed attempt.
+            if let Err(e) = lock::lock(&addresses, lock::LIMIT) {
+                log::warn!("packets may end the associations before they are restored: {e}");
             }
+            end(pid);
         }
         // One whose tasks have only just died will be the next.
-        let settles = guards(names::GUARD).iter().any(|g| holds(*g, &wanted));
+        let mut soon = guards(names::GUARD).into_iter();
+        let settles = soon.any(|pid| in_the_way(pid, &wanted, &reached).is_some());
         if !settles || begin.elapsed() > EVICTION {
             return;
         }
@@ -144,15 +149,30 @@ pub(crate) fn evict(dir: &Path, gtp: HashSet<SocketAddr>) {
     }
 }
 
-/// The addresses that answer for these sockets: all of this host for a socket
-/// bound to any.
-fn answering(wanted: &HashSet<SocketAddr>) -> Vec<IpAddr> {
+/// The addresses for which a guard keeps quiet, if it holds what is wanted. Not one
+/// of another container, which may well hold the same ports: it is in a network
+/// namespace of its own, where the addresses are others.
+fn in_the_way(
+    pid: i32,
+    wanted: &HashSet<SocketAddr>,
+    reached: &HashSet<IpAddr>,
+) -> Option<Vec<IpAddr>> {
+    if !holds(pid, wanted) {
+        return None;
+    }
     let mut found: HashSet<IpAddr> = wanted.iter().map(|a| a.ip().to_canonical()).collect();
     if found.iter().any(IpAddr::is_unspecified) {
-        found.extend(local_addresses().unwrap_or_default());
+        let mut local = netns::of_task(pid, || Ok(addresses_here()?)).unwrap_or_default();
+        if !netns::is_near(pid) {
+            local.retain(|a| !a.is_loopback());
+            if !reached.is_empty() && local.is_disjoint(reached) {
+                return None;
+            }
+        }
+        found.extend(local);
         found.retain(|a| !a.is_unspecified());
     }
-    found.into_iter().collect()
+    Some(found.into_iter().collect())
 }
 
 /// Bound addresses of the sockets in the images.
@@ -240,5 +260,48 @@ fn end(pid: i32) {
         ) {
             log::warn!("process {pid} does not let go of the sockets of an earlier dump");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::process::Command;
+
+    use nix::fcntl::{fcntl, FcntlArg, FdFlag};
+
+    use super::*;
+
+    #[test]
+    fn a_guard_of_another_container_is_left_alone() {
+        lock::in_namespace(|| {
+            let up = Command::new("ip")
+                .args(["address", "add", "192.0.2.1/32", "dev", "lo"])
+                .status();
+            assert!(up.unwrap().success());
+            let held = UdpSocket::bind("0.0.0.0:2152").unwrap();
+            fcntl(&held, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+            let mut guard = Command::new("sleep").arg("60").spawn().unwrap();
+            let pid = i32::try_from(guard.id()).unwrap();
+            let ips = |all: &[&str]| -> HashSet<IpAddr> {
+                all.iter().map(|a| a.parse().unwrap()).collect()
+            };
+            let wanted = HashSet::from(["0.0.0.0:2152".parse().unwrap()]);
+            let quiet = |reached: &[&str]| {
+                let found = in_the_way(pid, &wanted, &ips(reached))?;
+                Some(found.into_iter().collect::<HashSet<_>>())
+            };
+            assert_eq!(quiet(&["192.0.2.2"]), None);
+            assert_eq!(
+                quiet(&["192.0.2.1", "192.0.2.2"]),
+                Some(ips(&["192.0.2.1"]))
+            );
+            // Nothing says where the socket is reached.
+            assert_eq!(quiet(&[]), Some(ips(&["192.0.2.1"])));
+            let other = HashSet::from(["0.0.0.0:36412".parse().unwrap()]);
+            assert_eq!(in_the_way(pid, &other, &ips(&["192.0.2.1"])), None);
+            guard.kill().unwrap();
+            guard.wait().unwrap();
+        });
     }
 }

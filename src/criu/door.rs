@@ -16,8 +16,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Context, Error, Result};
 use super::gtp::Restore as Gtp;
 use super::{departed, netns, proc, sockets, sys};
-use crate::lock::doorstep::{self, Place};
-use crate::lock::{self, Port};
+use crate::lock::{self, doorstep, Place, Port};
 use crate::netlink::local_addresses;
 use crate::proto::record::Body;
 use crate::sctp::addr;
@@ -28,18 +27,7 @@ use crate::sctp::repair::Repair;
 pub fn keep_locked() {
     let prolong = || -> Result<()> {
         for netns in netns::open_here().doing(|| "cannot look at CRIU's descriptors")? {
-            netns::within_open(netns.as_fd(), || {
-                let now = lock::status()?;
-                if now.everything.is_some() {
-                    lock::lock_everything(lock::LIMIT)?;
-                }
-                // Those of a pod: what is here already goes on.
-                let addresses: Vec<IpAddr> = now.addresses.into_keys().collect();
-                if !addresses.is_empty() {
-                    lock::renew(&addresses, lock::LIMIT)?;
-                }
-                Ok(())
-            })?;
+            netns::within_open(netns.as_fd(), || Ok(lock::renew(lock::LIMIT)?))?;
         }
         Ok(())
     };
@@ -81,6 +69,11 @@ impl Door {
         }
     }
 
+    /// Where the sockets and links of this restore will be reached from outside.
+    pub(super) fn places(&self) -> &HashSet<Place> {
+        &self.places
+    }
+
     /// At `RESUME_DEVICES_LATE`, when all sockets are there and all links made:
     /// lets packets into the network namespace of a task, the root first. Where
     /// others live, only to those that have a socket there; to all, if this
@@ -95,13 +88,13 @@ impl Door {
             false => unless_absent(doorstep::unlock(|place| places.contains(place))),
         };
         let shared = self.is_shared(pid)?;
-        let ports = match shared && !links {
-            true => gtp_ports(pid)?,
-            false => Vec::new(),
+        let gtp = match shared && !links {
+            true => gtp_sockets(pid)?,
+            false => HashSet::new(),
         };
         let open = || match (shared, links) {
             (true, true) => lock::unlock_all(),
-            (true, false) => narrow(&ports),
+            (true, false) => narrow(gtp),
             (false, _) => lock::unlock_everything(),
         };
         netns::of_task(pid, || Ok(unless_absent(open())?))?;
@@ -115,8 +108,7 @@ impl Door {
         repair: &mut Repair,
         sockets: &[OwnedFd],
     ) -> Result<()> {
-        let mut addresses: Vec<IpAddr> = Vec::new();
-        let mut ports: HashSet<Port> = HashSet::new();
+        let mut places: HashSet<Place> = HashSet::new();
         for socket in sockets {
             let endpoint = repair
                 .endpoint(socket.as_fd())
@@ -124,20 +116,21 @@ impl Door {
                     what: format!("a socket of {pid}"),
                     source,
                 })?;
-            for at in endpoint.addrs.iter().filter_map(|a| addr::parse(a)) {
-                addresses.push(at.ip());
-                ports.insert(Port::sctp(at.port()));
-            }
+            let bound = endpoint.addrs.iter().filter_map(|a| addr::parse(a));
+            places.extend(bound.map(|at| (at.ip(), Port::sctp(at.port()))));
         }
+        let addresses = |places: HashSet<Place>| places.into_iter().map(|(ip, _)| ip).collect();
         if !self.is_shared(pid)? {
-            return unlock_addresses(pid, addresses);
+            return unlock_addresses(pid, addresses(places));
         }
-        let ports: Vec<Port> = ports.into_iter().collect();
-        let known = netns::of_task(pid, || {
-            lock::open(&ports)?;
-            bound(addresses)
+        let reached = netns::of_task(pid, || {
+            let reached = reached(places)?;
+            let all: Vec<Place> = reached.iter().copied().collect();
+            unless_absent(lock::open(&all))?;
+            Ok(reached)
         })?;
-        Ok(lock::unlock(&known)?)
+        let known: Vec<IpAddr> = addresses(reached);
+        Ok(unless_absent(lock::unlock(&known))?)
     }
 
     /// Do others than the tasks live in the network namespace of one of them?
@@ -173,7 +166,7 @@ impl Door {
 
 /// Locks those of the places that this host does not have yet.
 fn lock_ahead(places: &HashSet<Place>) -> lock::Result<()> {
-    let here: HashSet<IpAddr> = addresses_here()?.into_iter().collect();
+    let here = addresses_here()?;
     let ahead: Vec<Place> = places
         .iter()
         .filter(|(ip, _)| !here.contains(ip))
@@ -231,8 +224,8 @@ fn places(dir: &Path, gtp: &Gtp) -> HashSet<Place> {
     all
 }
 
-/// The ports of GTP that a task has sockets for.
-fn gtp_ports(pid: i32) -> Result<Vec<Port>> {
+/// Where the sockets of a task for GTP are bound.
+fn gtp_sockets(pid: i32) -> Result<HashSet<Place>> {
     let what = || format!("cannot look at the sockets of {pid}");
     let pidfd = sys::pidfd_open(pid).doing(what)?;
     let mut found = HashSet::new();
@@ -243,11 +236,12 @@ fn gtp_ports(pid: i32) -> Result<Vec<Port>> {
     {
         let file = sys::pidfd_getfd(pidfd.as_fd(), *fd).doing(what)?;
         if sockets::protocol(file.as_fd()).doing(what)? == Some(libc::IPPROTO_UDP) {
-            let number = sockets::bound_to(file.as_fd()).map(|a| a.port());
-            found.extend(number.filter(|n| lock::GTP_PORTS.contains(n)));
+            let bound = sockets::bound_to(file.as_fd());
+            let ours = bound.filter(|at| lock::GTP_PORTS.contains(&at.port()));
+            found.extend(ours.map(|at| (at.ip(), Port::udp(at.port()))));
         }
     }
-    Ok(found.into_iter().map(Port::udp).collect())
+    Ok(found)
 }
 
 /// Not one that many hosts have.
@@ -256,44 +250,46 @@ fn is_global(address: IpAddr) -> bool {
     !address.is_unspecified() && !address.is_loopback() && !link_local
 }
 
-/// Locks the addresses of this network namespace instead of the whole, but for these ports.
-fn narrow(ports: &[Port]) -> lock::Result<()> {
-    if lock::status()?.everything.is_some() {
-        lock::lock(&addresses_here()?, lock::LIMIT)?;
+/// Locks the addresses of this network namespace instead of the whole, but for what is bound there.
+fn narrow(bound: HashSet<Place>) -> lock::Result<()> {
+    let open: Vec<Place> = reached(bound)?.into_iter().collect();
+    let here: Vec<IpAddr> = addresses_here()?.into_iter().collect();
+    if lock::narrow(&here, &open, lock::LIMIT)? {
         log::warn!(
             "others live in this network namespace: SCTP and GTP reach only what is restored, for ten minutes \
              or until `telecr unlock --all`, when all are there"
         );
     }
-    lock::open(ports)?;
-    lock::unlock_everything()
+    Ok(())
 }
 
-fn addresses_here() -> lock::Result<Vec<IpAddr>> {
-    let found = local_addresses()?;
-    Ok(found.into_iter().collect())
-}
-
-/// All of this network namespace, where a socket is bound to any.
-fn bound(mut addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>> {
-    if addresses.iter().any(IpAddr::is_unspecified) {
-        addresses.extend(addresses_here()?);
+/// Where sockets that are bound there are reached: at all addresses of this network namespace, if bound to any.
+fn reached(bound: HashSet<Place>) -> lock::Result<HashSet<Place>> {
+    let (any, mut reached): (HashSet<Place>, HashSet<Place>) =
+        bound.into_iter().partition(|(ip, _)| ip.is_unspecified());
+    if !any.is_empty() {
+        for ip in addresses_here()? {
+            reached.extend(any.iter().map(|(_, port)| (ip, *port)));
+        }
     }
-    addresses.retain(|a| !a.is_unspecified());
-    addresses.sort_unstable();
-    addresses.dedup();
-    Ok(addresses)
+    Ok(reached)
+}
+
+/// All addresses of this network namespace.
+pub(super) fn addresses_here() -> lock::Result<HashSet<IpAddr>> {
+    Ok(local_addresses()?)
 }
 
 /// Removes the packet lock of addresses that sockets of a task are bound to: in its network namespace, and where CRIU runs
 /// if that is another, because packets may come through it.
-pub(super) fn unlock_addresses(pid: i32, addresses: Vec<IpAddr>) -> Result<()> {
-    let known = netns::of_task(pid, || {
-        let known = bound(addresses)?;
-        lock::unlock(&known)?;
-        Ok(known)
+pub(super) fn unlock_addresses(pid: i32, mut bound: Vec<IpAddr>) -> Result<()> {
+    netns::of_task(pid, || {
+        if bound.iter().any(IpAddr::is_unspecified) {
+            bound.extend(addresses_here()?);
+        }
+        Ok(unless_absent(lock::unlock(&bound))?)
     })?;
-    Ok(lock::unlock(&known)?)
+    Ok(unless_absent(lock::unlock(&bound))?)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::gtp::restore::{self, OwnedSockets, Survey};
 use crate::gtp::{self, link, owner};
 use crate::holders::Holder;
 use crate::image;
-use crate::lock::{doorstep::Place, Port};
+use crate::lock::{Place, Port};
 use crate::proto::{GtpLink, GtpSocket};
 
 /// A UDP socket some GTP link receives on, and who has it.

@@ -66,16 +66,25 @@ pub(crate) fn of(pid: i32) -> io::Result<(u64, u64)> {
     at(&format!("/proc/{pid}/ns/net"))
 }
 
+/// Is a process in the network namespace of this one?
+pub(crate) fn is_near(pid: i32) -> bool {
+    matches!((own(), of(pid)), (Ok(here), Ok(theirs)) if here == theirs)
+}
+
 /// Does a process live there, with all its threads? Where the runtime is written in
 /// Go, the first thread of its process may stay for good in a network namespace
 /// that one of its goroutines has made, and it alone.
 pub(crate) fn is_home(pid: i32, netns: (u64, u64)) -> bool {
-    let is_there = |path: &str| at(path).is_ok_and(|n| n == netns);
-    is_there(&format!("/proc/{pid}/ns/net"))
-        && proc::threads(pid).is_ok_and(|all| {
-            all.iter()
-                .all(|tid| is_there(&format!("/proc/{pid}/task/{tid}/ns/net")))
-        })
+    let mut is_there = false;
+    for tid in proc::threads(pid).unwrap_or_default() {
+        match at(&format!("/proc/{pid}/task/{tid}/ns/net")) {
+            Ok(found) if found == netns => is_there = true,
+            Ok(_) => return false,
+            // A thread that has ended lives nowhere.
+            Err(_) => {}
+        }
+    }
+    is_there
 }
 
 fn at(path: &str) -> io::Result<(u64, u64)> {

@@ -48,9 +48,9 @@ pub fn verify(dir: BorrowedFd<'_>) -> Result<usize> {
 
 /// At init, when all images are known to be good: what an earlier dump on this
 /// host still holds makes room.
-pub fn make_room(dir: BorrowedFd<'_>, gtp: &Gtp) {
+pub fn make_room(dir: BorrowedFd<'_>, gtp: &Gtp, door: &Door) {
     let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
-    departed::evict(&path, gtp.addresses());
+    departed::evict(&path, gtp.addresses(), door.places());
 }
 
 /// At `RESTORE_EXT_FILE`, in the task and its network namespace: the socket of
@@ -100,7 +100,7 @@ fn here() -> crate::netlink::Result<Arc<HashSet<IpAddr>>> {
     }
 }
 
-/// CRIU does not look at what `RESUME_DEVICES_LATE` answers: ends all tasks
+/// CRIU does not look at what `RESUME_DEVICES_LATE` answers (up to 4.2): ends all tasks
 /// below `root`, which have not run yet, so that the restore fails as it should.
 /// Their SCTP sockets are still frozen, so the peers hear nothing, and the images
 /// are good for another try.

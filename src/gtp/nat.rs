@@ -350,7 +350,7 @@ pub fn add(new: &NatRule) -> Result<bool> {
 }
 
 fn transaction(body: &[Message]) -> netlink::Result<()> {
-    let (begin, end) = nft::frame();
+    let (begin, end) = nft::frame(None)?;
     Socket::open(Protocol::Netfilter)?.transaction(&begin, body, &end)
 }
 

@@ -8,18 +8,13 @@
 //! (RFC 6951) is not looked into, and passes, as do IP fragments but for the
 //! first, without which they are of no use.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::encode::{self, Family};
-use super::expr::{
-    compare, first_fragment, load_meta, load_meta_to, load_payload, load_payload_to, lookup,
-    verdict, ACCEPT, DESTINATION, DROP, EQUAL, FIRST_WORD, L4PROTO, NETWORK_HEADER, PROTOCOL,
-    TRANSPORT_HEADER,
-};
-use super::ruleset::{missing, read, transaction, ATTEMPTS};
-use super::{Port, Result};
+use super::expr::{among_places, compare, load_meta, verdict, ACCEPT, DROP, EQUAL, PROTOCOL};
+use super::ruleset::{missing, read, settle, transaction, ATTEMPTS};
+use super::{Place, Result};
 use crate::netlink::nft::{
     be32, DELSETELEM, DELTABLE, GETSETELEM, LIST_ELEM, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM,
     NEWTABLE,
@@ -32,9 +27,6 @@ const NETDEV: u8 = 5;
 const PRIORITY: i32 = -500;
 /// Less than a chain can have (`NFT_NETDEVICE_MAX`).
 const DEVICES: usize = 200;
-
-/// Where somebody will be reached.
-pub type Place = (IpAddr, Port);
 
 /// Drops what comes from outside to these places for so long, over any device
 /// there is now; what is locked already stays so. For a place that is locked the
@@ -60,24 +52,15 @@ pub fn lock(places: &[Place], expiry: Duration) -> Result<()> {
 /// # Errors
 /// As [`lock`].
 pub fn unlock(which: impl Fn(&Place) -> bool) -> Result<()> {
-    for _ in 0..ATTEMPTS {
+    settle(nft::message(DELTABLE, 0, NETDEV, &named()?), || {
         let now = status()?;
-        let (gone, left): (BTreeSet<Place>, BTreeSet<Place>) =
-            now.keys().partition(|place| which(place));
-        let body = if gone.is_empty() {
-            return Ok(());
-        } else if left.is_empty() {
-            vec![nft::message(DELTABLE, 0, NETDEV, &named()?)]
-        } else {
-            remove(&gone)?
-        };
-        match transaction(&body) {
-            // Somebody else has unlocked one of them, or its time was over: look again.
-            Err(e) if missing(&e) => {}
-            other => return Ok(other?),
-        }
-    }
-    Err(netlink::Error::Interrupted.into())
+        let (gone, left): (Vec<Place>, Vec<Place>) = now.keys().partition(|place| which(place));
+        Ok(match left.is_empty() {
+            // Where the time of all was over, the chains are still there.
+            true => None,
+            false => Some(remove(&gone)?),
+        })
+    })
 }
 
 /// What is locked, and for how long still.
@@ -90,7 +73,10 @@ pub(super) fn status() -> Result<BTreeMap<Place, Duration>> {
             Ok(nft::message(GETSETELEM, 0, NETDEV, &w))
         };
         let all = read(list)?;
-        found.extend(all.iter().filter_map(|(k, left)| Some((place(k)?, *left))));
+        found.extend(
+            all.iter()
+                .filter_map(|(k, left)| Some((encode::place(k)?, *left))),
+        );
     }
     Ok(found)
 }
@@ -117,18 +103,14 @@ fn establish(
 ) -> netlink::Result<Vec<Message>> {
     let mut all = vec![create(NEWTABLE, &named()?)];
     for (family, id) in Family::BOTH.into_iter().zip(1..) {
-        let kind = (family.key_type() << 12 | encode::PORT_TYPE, key_len(family));
-        let set = encode::set(named()?, set(family), kind, encode::SET_TIMEOUT, id)?;
+        let (name, kind) = (set(family), family.place());
+        let set = encode::set(named()?, name, kind, encode::SET_TIMEOUT, id)?;
         all.push(create(NEWSET, &set));
     }
-    let places: BTreeSet<Place> = places
-        .iter()
-        .map(|(ip, port)| (ip.to_canonical(), *port))
-        .collect();
-    let add = elements(NEWSETELEM, &places, Some(expiry))?;
+    let add = elements(NEWSETELEM, places, Some(expiry))?;
     // Kernels before 6.12 do not change the time of one that is there.
     all.extend(add.clone());
-    all.extend(remove(&places)?);
+    all.extend(remove(places)?);
     all.extend(add);
     for (n, some) in devices.chunks(DEVICES).enumerate() {
         let name = format!("ingress-{}-{n}", std::process::id());
@@ -150,25 +132,19 @@ fn create(kind: u16, attrs: &Writer) -> Message {
     nft::message(kind, libc::NLM_F_CREATE, NETDEV, attrs)
 }
 
-fn remove(places: &BTreeSet<Place>) -> netlink::Result<Vec<Message>> {
+fn remove(places: &[Place]) -> netlink::Result<Vec<Message>> {
     elements(DELSETELEM, places, None)
 }
 
 fn elements(
     kind: u16,
-    places: &BTreeSet<Place>,
+    places: &[Place],
     expiry: Option<Duration>,
 ) -> netlink::Result<Vec<Message>> {
-    let mut all = Vec::new();
-    for family in Family::BOTH {
-        let ours = places.iter().filter(|(ip, _)| Family::of(*ip) == family);
-        let keys: Vec<Vec<u8>> = ours.map(key).collect();
-        for some in keys.chunks(1000) {
-            let w = encode::elements_of(named()?, set(family), some, expiry)?;
-            all.push(create(kind, &w));
-        }
-    }
-    Ok(all)
+    encode::by_place(places, |family, keys| {
+        let w = encode::elements_of(named()?, set(family), keys, expiry)?;
+        Ok(create(kind, &w))
+    })
 }
 
 fn set(family: Family) -> &'static str {
@@ -176,21 +152,6 @@ fn set(family: Family) -> &'static str {
         Family::V4 => "places4",
         Family::V6 => "places6",
     }
-}
-
-fn key_len(family: Family) -> u32 {
-    family.len() + encode::PORT_LEN
-}
-
-fn key((ip, port): &Place) -> Vec<u8> {
-    let mut key = encode::key(*ip);
-    key.extend(encode::port_key(port));
-    key
-}
-
-fn place(key: &[u8]) -> Option<Place> {
-    let (ip, port) = key.split_at_checked(key.len().checked_sub(8)?)?;
-    Some((netlink::ip(ip)?, encode::port(port)?))
 }
 
 fn chain(name: &str, devices: &[String]) -> netlink::Result<Message> {
@@ -212,14 +173,9 @@ fn rule(chain: &str, family: Family) -> netlink::Result<Message> {
     let mut w = named()?;
     w.put_str(2, chain)?;
     w.nest(4, |e| {
-        let protocol = FIRST_WORD + family.len() / 4;
         load_meta(e, PROTOCOL)?;
         compare(e, EQUAL, &family.ethertype().to_be_bytes())?;
-        first_fragment(e)?;
-        load_payload(e, NETWORK_HEADER, family.offset(), family.len())?;
-        load_meta_to(e, protocol, L4PROTO)?;
-        load_payload_to(e, protocol + 1, TRANSPORT_HEADER, DESTINATION, 2)?;
-        lookup(e, set(family))?;
+        among_places(e, family, None, set(family))?;
         verdict(e, DROP)
     })?;
     let append = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
@@ -228,7 +184,7 @@ fn rule(chain: &str, family: Family) -> netlink::Result<Message> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::in_namespace;
+    use super::super::{in_namespace, Port};
     use super::*;
 
     const WHILE: Duration = Duration::from_secs(60);
@@ -260,13 +216,18 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_read_as_written() {
-        for ip in ["192.0.2.1", "2001:db8::1"] {
-            let there = (ip.parse().unwrap(), Port::sctp(0x1234));
-            assert_eq!(place(&key(&there)), Some(there));
-        }
-        for len in 0..24 {
-            let _ = place(&vec![0; len]);
-        }
+    fn nothing_stays_where_the_time_is_over() {
+        in_namespace(|| {
+            let place = ("192.0.2.1".parse().unwrap(), Port::sctp(36412));
+            lock(&[place], Duration::from_millis(50)).unwrap();
+            let begin = std::time::Instant::now();
+            while !status().unwrap().is_empty() {
+                assert!(begin.elapsed() < WHILE, "{:?}", status());
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            unlock(|_| false).unwrap();
+            let table = nft::message(DELTABLE, 0, NETDEV, &named().unwrap());
+            assert!(missing(&transaction(&[table]).unwrap_err()));
+        });
     }
 }

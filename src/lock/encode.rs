@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::Port;
+use super::{Place, Port};
 use crate::netlink::nft::{
     be32, DELRULE, DELSETELEM, DELTABLE, GETSETELEM, LIST_ELEM, NEWCHAIN, NEWSET, NEWSETELEM,
     NEWTABLE,
 };
-use crate::netlink::{nft, Attrs, Message, Result, Writer};
+use crate::netlink::{self, nft, Attrs, Message, Result, Writer};
 
 /// `NFPROTO_INET`: one table for both families.
 const INET: u8 = 1;
@@ -19,15 +19,12 @@ const INET: u8 = 1;
 pub(super) const SET_TIMEOUT: u32 = 0x10;
 
 /// `inet_proto . inet_service`, a protocol and a port of it: two types of six bits each.
-pub(super) const PORT_TYPE: u32 = 12 << 6 | 13;
+const PORT_TYPE: u32 = 12 << 6 | 13;
 /// Each part of a key of several has four bytes, or a multiple.
-pub(super) const PORT_LEN: u32 = 8;
+const PORT_LEN: u32 = 8;
 
 /// The set that holds the families of which every packet is dropped.
 pub(super) const EVERYTHING: &str = "everything";
-
-/// The set of ports that are open at a locked address.
-pub(super) const OPEN: &str = "open";
 
 pub(super) const CHAIN: &str = "prerouting";
 /// Before connection tracking, so that nothing remembers a dropped packet.
@@ -56,6 +53,19 @@ impl Family {
             Self::V4 => "local4",
             Self::V6 => "local6",
         }
+    }
+
+    /// The set of places that are open at locked addresses.
+    pub(super) fn open(self) -> &'static str {
+        match self {
+            Self::V4 => "open4",
+            Self::V6 => "open6",
+        }
+    }
+
+    /// Type and length of the key of a set of places.
+    pub(super) fn place(self) -> (u32, u32) {
+        (self.key_type() << 12 | PORT_TYPE, self.len() + PORT_LEN)
     }
 
     /// Number of the data type, for `nft list` to print addresses.
@@ -135,7 +145,7 @@ pub(super) fn new_chain() -> Result<Message> {
     Ok(message(NEWCHAIN, libc::NLM_F_CREATE, &w))
 }
 
-/// The sets of addresses, and those of families and ports.
+/// The sets of addresses, families and places.
 pub(super) fn new_sets() -> Result<Vec<Message>> {
     const NF_PROTO: u32 = 2;
     let of = |w| Ok(message(NEWSET, libc::NLM_F_CREATE, &w));
@@ -145,7 +155,8 @@ pub(super) fn new_sets() -> Result<Vec<Message>> {
         family(Family::V4, 1)?,
         family(Family::V6, 2)?,
         set(EVERYTHING, (NF_PROTO, 1), 3)?,
-        set(OPEN, (PORT_TYPE, PORT_LEN), 4)?,
+        set(Family::V4.open(), Family::V4.place(), 4)?,
+        set(Family::V6.open(), Family::V6.place(), 5)?,
     ])
 }
 
@@ -253,28 +264,55 @@ pub(super) fn remove_everything() -> Result<Message> {
 }
 
 /// They stay open until [`close`].
-pub(super) fn add_open(ports: &[Port]) -> Result<Message> {
-    let keys: Vec<Vec<u8>> = ports.iter().map(port_key).collect();
-    elements(NEWSETELEM, libc::NLM_F_CREATE, OPEN, &keys, None)
-}
-
-pub(super) fn port_key(port: &Port) -> Vec<u8> {
-    let [high, low] = port.number.to_be_bytes();
-    vec![port.protocol, 0, 0, 0, high, low, 0, 0]
-}
-
-/// What [`port_key`] has made.
-pub(super) fn port(key: &[u8]) -> Option<Port> {
-    let [protocol, _, _, _, high, low, _, _] = *<&[u8; 8]>::try_from(key).ok()?;
-    let number = u16::from_be_bytes([high, low]);
-    Some(Port { protocol, number })
+pub(super) fn add_open(places: &[Place]) -> Result<Vec<Message>> {
+    let flags = libc::NLM_F_CREATE;
+    by_place(places, |family, keys| {
+        elements(NEWSETELEM, flags, family.open(), keys, None)
+    })
 }
 
 /// Closes all that [`add_open`] has opened.
-pub(super) fn close() -> Result<Message> {
-    let mut w = in_table()?;
-    w.put_str(2, OPEN)?;
-    Ok(message(DELSETELEM, 0, &w))
+pub(super) fn close() -> Result<Vec<Message>> {
+    let emptied = Family::BOTH.map(|family| {
+        let mut w = in_table()?;
+        w.put_str(2, family.open())?;
+        Ok(message(DELSETELEM, 0, &w))
+    });
+    emptied.into_iter().collect()
+}
+
+/// Calls `make` for the keys of the places of each family, a thousand at a time:
+/// these stay far below the limit of a nest.
+pub(super) fn by_place(
+    places: &[Place],
+    mut make: impl FnMut(Family, &[Vec<u8>]) -> Result<Message>,
+) -> Result<Vec<Message>> {
+    let canonical = places.iter().map(|(ip, port)| (ip.to_canonical(), *port));
+    let places: BTreeSet<Place> = canonical.collect();
+    let mut all = Vec::new();
+    for family in Family::BOTH {
+        let ours = places.iter().filter(|(ip, _)| Family::of(*ip) == family);
+        let keys: Vec<Vec<u8>> = ours.map(place_key).collect();
+        for some in keys.chunks(1000) {
+            all.push(make(family, some)?);
+        }
+    }
+    Ok(all)
+}
+
+pub(super) fn place_key((ip, port): &Place) -> Vec<u8> {
+    let [high, low] = port.number.to_be_bytes();
+    let mut key = key(*ip);
+    key.extend([port.protocol, 0, 0, 0, high, low, 0, 0]);
+    key
+}
+
+/// What [`place_key`] has made.
+pub(super) fn place(key: &[u8]) -> Option<Place> {
+    let (ip, port) = key.split_at_checked(key.len().checked_sub(8)?)?;
+    let [protocol, _, _, _, high, low, _, _] = *<&[u8; 8]>::try_from(port).ok()?;
+    let number = u16::from_be_bytes([high, low]);
+    Some((netlink::ip(ip)?, Port { protocol, number }))
 }
 
 pub(super) fn list(family: Family) -> Result<Message> {
@@ -334,6 +372,17 @@ mod tests {
                 let read = listed(messages[0].payload()).unwrap();
                 prop_assert_eq!(crate::netlink::ip(read[0].0), Some(addr));
             }
+        }
+    }
+
+    #[test]
+    fn a_place_is_read_as_written() {
+        for ip in ["192.0.2.1", "2001:db8::1"] {
+            let there = (ip.parse().unwrap(), Port::sctp(0x1234));
+            assert_eq!(place(&place_key(&there)), Some(there));
+        }
+        for len in 0..24 {
+            let _ = place(&vec![0; len]);
         }
     }
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The expressions rules are made of (`linux/netfilter/nf_tables.h`).
 
+use super::encode::Family;
 use crate::netlink::nft::{be32, LIST_ELEM};
 use crate::netlink::{Result, Writer};
 
 /// The register of all that one will do for.
 pub(super) const REGISTER: u32 = 1;
 /// Its first four bytes; the next ones follow.
-pub(super) const FIRST_WORD: u32 = 8;
+const FIRST_WORD: u32 = 8;
 const VERDICT_REGISTER: u32 = 0;
 pub(super) const DROP: u32 = 0;
 pub(super) const ACCEPT: u32 = 1;
@@ -20,10 +21,10 @@ pub(super) const L4PROTO: u32 = 16;
 
 /// A base of `payload`.
 pub(super) const NETWORK_HEADER: u32 = 1;
-pub(super) const TRANSPORT_HEADER: u32 = 2;
+const TRANSPORT_HEADER: u32 = 2;
 /// Where the destination port stands in the header of SCTP and UDP.
-pub(super) const DESTINATION: u32 = 2;
-pub(super) const UDP_HEADER: u32 = 8;
+const DESTINATION: u32 = 2;
+const UDP_HEADER: u32 = 8;
 
 /// GTPv1-U (3GPP TS 29.281, 4.4.2.1) and GTPv0 (GSM TS 09.60, 11.1.3).
 pub(crate) const GTP_PORTS: [u16; 2] = [2152, 3386];
@@ -35,9 +36,28 @@ pub(super) fn udp_port(out: &mut Writer, port: u16) -> Result<()> {
     compare(out, EQUAL, &port.to_be_bytes())
 }
 
-/// The protocol in the register, and the port at this place, are in a set.
-pub(super) fn among_ports(out: &mut Writer, port_at: u32, set: &str) -> Result<()> {
-    load_payload_to(out, FIRST_WORD + 1, TRANSPORT_HEADER, port_at, 2)?;
+/// Has the rule end unless a set has the place this packet is for. `inside` is the
+/// protocol that it carries in UDP.
+pub(super) fn among_places(
+    out: &mut Writer,
+    family: Family,
+    inside: Option<i32>,
+    set: &str,
+) -> Result<()> {
+    let next = FIRST_WORD + family.len() / 4;
+    first_fragment(out)?;
+    load_payload(out, NETWORK_HEADER, family.offset(), family.len())?;
+    let header = match inside {
+        Some(number) => {
+            load_number(out, next, number)?;
+            UDP_HEADER
+        }
+        None => {
+            load_meta_to(out, next, L4PROTO)?;
+            0
+        }
+    };
+    load_payload_to(out, next + 1, TRANSPORT_HEADER, header + DESTINATION, 2)?;
     lookup(out, set)
 }
 
@@ -63,7 +83,7 @@ pub(super) fn load_meta(out: &mut Writer, key: u32) -> Result<()> {
     load_meta_to(out, REGISTER, key)
 }
 
-pub(super) fn load_meta_to(out: &mut Writer, register: u32, key: u32) -> Result<()> {
+fn load_meta_to(out: &mut Writer, register: u32, key: u32) -> Result<()> {
     expression(out, "meta", |e| {
         be32(e, 1, register)?;
         be32(e, 2, key)
@@ -74,7 +94,7 @@ pub(super) fn load_payload(out: &mut Writer, base: u32, offset: u32, len: u32) -
     load_payload_to(out, REGISTER, base, offset, len)
 }
 
-pub(super) fn load_payload_to(
+fn load_payload_to(
     out: &mut Writer,
     register: u32,
     base: u32,
@@ -111,9 +131,9 @@ pub(super) fn compare(out: &mut Writer, how: u32, value: &[u8]) -> Result<()> {
 }
 
 /// A number of a protocol, as `meta l4proto` loads it.
-pub(super) fn load_number(out: &mut Writer, number: i32) -> Result<()> {
+fn load_number(out: &mut Writer, register: u32, number: i32) -> Result<()> {
     expression(out, "immediate", |e| {
-        be32(e, 1, REGISTER)?;
+        be32(e, 1, register)?;
         let word = [u8::try_from(number).unwrap_or_default(), 0, 0, 0];
         e.nest(2, |data| data.put(1, &word))
     })

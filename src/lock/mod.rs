@@ -12,7 +12,8 @@
 //! whole gets nothing but ICMPv6: for a container's, where nobody is yet.
 //!
 //! A port of a locked address can be opened: where several programs share their
-//! addresses, each comes in its own time.
+//! addresses, each comes in its own time. What looks first and changes then does so
+//! only if nobody has changed anything meanwhile.
 //!
 //! The lock is the nftables table `inet telecr`: sets of what is locked and a
 //! chain before connection tracking; and where this comes too late, the table
@@ -79,6 +80,9 @@ impl fmt::Display for Port {
     }
 }
 
+/// Where somebody is reached, or will be.
+pub type Place = (IpAddr, Port);
+
 /// What is locked in a network namespace, and for how long still.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
@@ -87,7 +91,7 @@ pub struct Status {
     /// Single addresses.
     pub addresses: BTreeMap<IpAddr, Duration>,
     /// Places whose addresses may not be here yet.
-    pub doorstep: BTreeMap<doorstep::Place, Duration>,
+    pub doorstep: BTreeMap<Place, Duration>,
 }
 
 impl Status {
@@ -107,12 +111,12 @@ pub fn lock(addrs: &[IpAddr], expiry: Duration) -> Result<()> {
     ruleset::lock(addrs, expiry)
 }
 
-/// The same, but what is open stays open.
+/// For all that is locked the time begins anew; what is open stays open.
 ///
 /// # Errors
 /// As [`lock`].
-pub fn renew(addrs: &[IpAddr], expiry: Duration) -> Result<()> {
-    ruleset::renew(addrs, expiry)
+pub fn renew(expiry: Duration) -> Result<()> {
+    ruleset::renew(expiry)
 }
 
 /// Lets packets to these addresses through again; with the last one the whole
@@ -124,7 +128,8 @@ pub fn unlock(addrs: &[IpAddr]) -> Result<()> {
     ruleset::unlock(addrs)
 }
 
-/// Drops all that arrives in this network namespace for so long.
+/// Drops all that arrives in this network namespace for so long; nothing of it is
+/// [`open`] any more.
 ///
 /// # Errors
 /// As [`lock`].
@@ -132,13 +137,23 @@ pub fn lock_everything(expiry: Duration) -> Result<()> {
     ruleset::lock_everything(expiry)
 }
 
-/// Lets packets to these ports of locked addresses through until the next [`lock`];
-/// nothing when none is locked. The addresses stay locked.
+/// Lets packets to these places through until their address is locked anew;
+/// nothing when no address is locked. The addresses stay locked.
 ///
 /// # Errors
 /// As [`lock`].
-pub fn open(ports: &[Port]) -> Result<()> {
-    ruleset::open(ports)
+pub fn open(places: &[Place]) -> Result<()> {
+    ruleset::open(places)
+}
+
+/// Instead of a network namespace locks these addresses in it, but for what is open
+/// and these `places`, and says that it has; where it is not locked as a whole,
+/// this is [`open`].
+///
+/// # Errors
+/// As [`lock`].
+pub fn narrow(addrs: &[IpAddr], places: &[Place], expiry: Duration) -> Result<bool> {
+    ruleset::narrow(addrs, places, expiry)
 }
 
 /// Undoes [`lock_everything`]; locked addresses stay locked.

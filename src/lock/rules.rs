@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The rules of the lock's chain.
 
-use super::encode::{in_table, message, Family, CHAIN, EVERYTHING, OPEN};
+use super::encode::{in_table, message, Family, CHAIN, EVERYTHING};
 use super::expr::{
-    among_ports, compare, expression, first_fragment, load_meta, load_number, load_payload, lookup,
-    protocol, udp_port, verdict, ACCEPT, DESTINATION, DROP, EQUAL, GTP_PORTS, L4PROTO,
-    NETWORK_HEADER, NFPROTO, NOT_EQUAL, REGISTER, UDP_HEADER,
+    among_places, compare, expression, first_fragment, load_meta, load_payload, lookup, protocol,
+    udp_port, verdict, ACCEPT, DROP, EQUAL, GTP_PORTS, NETWORK_HEADER, NFPROTO, NOT_EQUAL,
+    REGISTER,
 };
 use crate::netlink::nft::{be32, NEWRULE};
 use crate::netlink::{Message, Result, Writer};
@@ -38,11 +38,7 @@ pub(super) fn always() -> Result<Vec<Message>> {
     let mut rules = Vec::new();
     let encapsulated = sctp_udp_port();
     for family in Family::BOTH {
-        rules.push(rule(family, |e| {
-            first_fragment(e)?;
-            load_meta(e, L4PROTO)?;
-            open(e, DESTINATION)
-        })?);
+        rules.push(rule(family, |e| to_open(e, family, None))?);
         rules.push(rule(family, |e| {
             protocol(e, libc::IPPROTO_SCTP)?;
             first_fragment(e)?;
@@ -51,8 +47,7 @@ pub(super) fn always() -> Result<Vec<Message>> {
         if let Some(port) = encapsulated {
             rules.push(rule(family, |e| {
                 udp_port(e, port)?;
-                load_number(e, libc::IPPROTO_SCTP)?;
-                open(e, UDP_HEADER + DESTINATION)
+                to_open(e, family, Some(libc::IPPROTO_SCTP))
             })?);
         }
         for port in GTP_PORTS.into_iter().chain(encapsulated) {
@@ -65,9 +60,9 @@ pub(super) fn always() -> Result<Vec<Message>> {
     Ok(rules)
 }
 
-/// Lets through what goes to an open port of the protocol in the register.
-fn open(out: &mut Writer, port_at: u32) -> Result<()> {
-    among_ports(out, port_at, OPEN)?;
+/// Lets through what goes to an open place.
+fn to_open(out: &mut Writer, family: Family, inside: Option<i32>) -> Result<()> {
+    among_places(out, family, inside, family.open())?;
     verdict(out, ACCEPT)
 }
 

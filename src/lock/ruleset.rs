@@ -1,20 +1,47 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Transactions on the table.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::encode::{self, Family};
-use super::{rules, Error, Port, Result, Status};
+use super::{rules, Error, Place, Result, Status};
 use crate::netlink::{self, nft, Message, Protocol, Socket};
 
 /// Reads and changes meet those of others so often before giving up.
-pub(super) const ATTEMPTS: usize = 8;
+pub(super) const ATTEMPTS: usize = 50;
 
 pub(super) fn transaction(body: &[Message]) -> netlink::Result<()> {
-    let (begin, end) = nft::frame();
+    let (begin, end) = nft::frame(None)?;
     Socket::open(Protocol::Netfilter)?.transaction(&begin, body, &end)
+}
+
+/// Carries out what `plan` makes of what is locked, or `removal` of the table where
+/// it makes nothing of it; if others have changed anything meanwhile, it plans again.
+pub(super) fn settle(
+    removal: Message,
+    plan: impl Fn() -> Result<Option<Vec<Message>>>,
+) -> Result<()> {
+    let removal = [removal];
+    let mut socket = Socket::open(Protocol::Netfilter)?;
+    for _ in 0..ATTEMPTS {
+        let (begin, end) = nft::frame(Some(nft::generation(&mut socket)?))?;
+        let planned = plan()?;
+        let body = planned.as_deref().unwrap_or(&removal);
+        if body.is_empty() {
+            return Ok(());
+        }
+        match socket.transaction(&begin, body, &end) {
+            Err(e) if e.errno() == Some(libc::ERESTART) => {}
+            Err(e) if missing(&e) && planned.is_none() => return Ok(()),
+            // The time of one of them was over just now.
+            Err(e) if missing(&e) => {}
+            other => return Ok(other?),
+        }
+    }
+    Err(netlink::Error::Interrupted.into())
 }
 
 /// What the kernel says where there is no table or no such address.
@@ -58,36 +85,66 @@ fn establish(more: &[Message]) -> Result<()> {
 
 /// Nothing that an earlier lock has left open stays so.
 pub(super) fn lock(addrs: &[IpAddr], expiry: Duration) -> Result<()> {
-    change(addrs, expiry, vec![encode::close()?])
+    let mut body = encode::close()?;
+    body.extend(add(addrs, expiry)?);
+    establish(&body)
 }
 
-pub(super) fn renew(addrs: &[IpAddr], expiry: Duration) -> Result<()> {
-    change(addrs, expiry, Vec::new())
-}
-
-fn change(addrs: &[IpAddr], expiry: Duration, mut body: Vec<Message>) -> Result<()> {
+fn add(addrs: &[IpAddr], expiry: Duration) -> netlink::Result<Vec<Message>> {
+    let mut body = Vec::new();
     by_family(addrs, |family, part| {
         body.extend(encode::add(family, part, expiry)?);
         Ok(())
     })?;
-    establish(&body)
+    Ok(body)
+}
+
+pub(super) fn renew(expiry: Duration) -> Result<()> {
+    change(|now| {
+        let addrs: Vec<IpAddr> = now.addresses.keys().copied().collect();
+        let mut body = add(&addrs, expiry)?;
+        if now.everything.is_some() {
+            body.extend(encode::add_everything(expiry)?);
+        }
+        Ok(Some(body))
+    })
 }
 
 pub(super) fn lock_everything(expiry: Duration) -> Result<()> {
-    establish(&encode::add_everything(expiry)?)
+    let mut body = encode::close()?;
+    body.extend(encode::add_everything(expiry)?);
+    establish(&body)
 }
 
-pub(super) fn open(ports: &[Port]) -> Result<()> {
-    if ports.is_empty() || status()?.addresses.is_empty() {
-        return Ok(());
-    }
-    let body = ports.chunks(1000).map(encode::add_open);
-    establish(&body.collect::<netlink::Result<Vec<_>>>()?)
+pub(super) fn open(places: &[Place]) -> Result<()> {
+    change(|now| {
+        Ok(Some(match now.addresses.is_empty() {
+            true => Vec::new(),
+            false => encode::add_open(places)?,
+        }))
+    })
+}
+
+pub(super) fn narrow(addrs: &[IpAddr], places: &[Place], expiry: Duration) -> Result<bool> {
+    let narrowed = Cell::new(false);
+    change(|now| {
+        narrowed.set(now.everything.is_some());
+        let mut body = Vec::new();
+        if narrowed.get() {
+            body.extend(add(addrs, expiry)?);
+            body.push(encode::remove_everything()?);
+        }
+        if narrowed.get() || !now.addresses.is_empty() {
+            body.extend(encode::add_open(places)?);
+        }
+        Ok(Some(body))
+    })?;
+    Ok(narrowed.get())
 }
 
 pub(super) fn unlock(addrs: &[IpAddr]) -> Result<()> {
     let unwanted: BTreeSet<IpAddr> = addrs.iter().map(IpAddr::to_canonical).collect();
-    shrink(|now| {
+    change(|now| {
         let (gone, left): (Vec<IpAddr>, Vec<IpAddr>) =
             now.addresses.keys().partition(|a| unwanted.contains(a));
         if left.is_empty() && now.everything.is_none() {
@@ -103,7 +160,7 @@ pub(super) fn unlock(addrs: &[IpAddr]) -> Result<()> {
 }
 
 pub(super) fn unlock_everything() -> Result<()> {
-    shrink(|now| {
+    change(|now| {
         if now.addresses.is_empty() {
             return Ok(None);
         }
@@ -114,23 +171,9 @@ pub(super) fn unlock_everything() -> Result<()> {
     })
 }
 
-/// Carries out what `plan` makes of what is locked: the removal of some, or of the
-/// table with all there is.
-fn shrink(plan: impl Fn(&Status) -> netlink::Result<Option<Vec<Message>>>) -> Result<()> {
-    for _ in 0..ATTEMPTS {
-        let Some(body) = plan(&status()?)? else {
-            return unlock_all();
-        };
-        if body.is_empty() {
-            return Ok(());
-        }
-        match transaction(&body) {
-            // Somebody else has unlocked one of them, or its time was over: look again.
-            Err(e) if missing(&e) => {}
-            other => return Ok(other?),
-        }
-    }
-    Err(netlink::Error::Interrupted.into())
+/// [`settle`]s on what `plan` makes of what is locked.
+fn change(plan: impl Fn(&Status) -> netlink::Result<Option<Vec<Message>>>) -> Result<()> {
+    settle(encode::delete_table()?, || Ok(plan(&status()?)?))
 }
 
 /// The table of addresses goes.

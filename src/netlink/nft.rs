@@ -2,7 +2,8 @@
 //! What all who speak to nfnetlink share (`linux/netfilter/nfnetlink.h`,
 //! `nf_tables.h`).
 
-use super::{Message, Result, Writer};
+use super::attr::array;
+use super::{Attrs, Error, Message, Result, Socket, Writer};
 
 /// `NFNL_SUBSYS_NFTABLES`.
 const NFTABLES: u16 = 10;
@@ -20,6 +21,7 @@ pub(crate) const NEWSET: u16 = 9;
 pub(crate) const NEWSETELEM: u16 = 12;
 pub(crate) const GETSETELEM: u16 = 13;
 pub(crate) const DELSETELEM: u16 = 14;
+const GETGEN: u16 = 16;
 
 /// `NFTA_LIST_ELEM`, also the only value in some nests.
 pub(crate) const LIST_ELEM: u16 = 1;
@@ -35,10 +37,38 @@ pub(crate) fn message(kind: u16, flags: i32, family: u8, attrs: &Writer) -> Mess
     Message::new(NFTABLES << 8 | kind, flags, &header(family, 0)).with(attrs)
 }
 
-/// Begin and end of a transaction.
-pub(crate) fn frame() -> (Message, Message) {
+/// Begin and end of a transaction. The kernel refuses one as a whole with
+/// `ERESTART` if anything has changed in this network namespace since `seen`.
+pub(crate) fn frame(seen: Option<Generation>) -> Result<(Message, Message)> {
     let bound = |kind| Message::new(kind, libc::NLM_F_REQUEST, &header(0, NFTABLES));
-    (bound(BATCH_BEGIN), bound(BATCH_END))
+    let mut attrs = Writer::new();
+    if let Some(Generation(id)) = seen {
+        be32(&mut attrs, 1, id)?; // NFNL_BATCH_GENID
+    }
+    Ok((bound(BATCH_BEGIN).with(&attrs), bound(BATCH_END)))
+}
+
+/// What each change of the tables of a network namespace counts up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Generation(u32);
+
+/// The present one.
+///
+/// # Errors
+/// Those of the netlink socket.
+pub(crate) fn generation(socket: &mut Socket) -> Result<Generation> {
+    let mut found = None;
+    socket.request(message(GETGEN, 0, 0, &Writer::new()), |payload| {
+        found = generation_in(payload)?;
+        Ok(())
+    })?;
+    found.ok_or(Error::Malformed("no generation of the tables"))
+}
+
+fn generation_in(payload: &[u8]) -> Result<Option<Generation>> {
+    let attrs = Attrs::new(payload.get(4..).unwrap_or_default());
+    let id = attrs.find(1)?.and_then(|id| array(id, 0)); // NFTA_GEN_ID
+    Ok(id.map(u32::from_be_bytes).map(Generation))
 }
 
 /// A number as nfnetlink wants it.

@@ -955,7 +955,7 @@ fn the_packet_lock_holds_over_udp() {
     let (s, _) = read(&mut repair, &image).unwrap();
     // Its port is open, the address stays locked.
     let port = telecr::lock::Port::sctp(5000);
-    telecr::lock::open(&[port]).unwrap();
+    telecr::lock::open(&[(here[0], port)]).unwrap();
     repair.wake(s.as_fd()).unwrap();
     assert_eq!(recv(&s), (1, b"meanwhile".to_vec()));
     both_ways(&s, &c);

@@ -2,6 +2,7 @@
 //! The lock for real, in a network namespace of its own.
 
 use super::*;
+use crate::lock::Port;
 
 const WHILE: Duration = Duration::from_secs(60);
 
@@ -69,7 +70,7 @@ fn locks_add_up_and_go() {
                 "ip daddr @local4 udp dport 2152 drop",
                 "ip6 daddr @local6 udp dport 3386 drop",
                 "ip daddr @local4 meta l4proto tcp drop",
-                "ip daddr @local4 meta l4proto . th dport @open accept",
+                "ip daddr @local4 ip daddr . meta l4proto . th dport @open4 accept",
                 "meta nfproto @everything drop",
             ] {
                 assert!(text.contains(line), "{line:?} is not in {text}");
@@ -138,19 +139,22 @@ fn a_port_of_a_locked_address_is_open() {
             .args(["link", "set", "lo", "up"])
             .status();
         assert!(up.unwrap().success());
-        let gtp = Port::udp(2152);
+        let at = |port| -> Place { (IpAddr::from([127, 0, 0, 1]), port) };
+        let gtp = at(Port::udp(2152));
         open(&[gtp]).unwrap();
         assert!(status().unwrap().is_empty());
         assert!(refused(2152));
         let loopback = ["127.0.0.1".parse().unwrap()];
         lock(&loopback, WHILE).unwrap();
         assert!(!refused(2152));
-        open(&[gtp, Port::sctp(3386)]).unwrap();
+        open(&[(IpAddr::from([127, 0, 0, 2]), Port::udp(2152))]).unwrap();
+        assert!(!refused(2152), "another address's");
+        open(&[gtp, at(Port::sctp(3386))]).unwrap();
         open(&[gtp]).unwrap();
         assert!(refused(2152));
         // Another protocol's.
         assert!(!refused(3386));
-        renew(&loopback, 2 * WHILE).unwrap();
+        renew(2 * WHILE).unwrap();
         assert!(refused(2152));
         assert_eq!(locked(), set(&["127.0.0.1"]));
         // A new lock has nothing open.
@@ -158,6 +162,42 @@ fn a_port_of_a_locked_address_is_open() {
         assert!(!refused(2152));
         unlock_all().unwrap();
         assert!(refused(2152));
+        // The whole namespace, and then its addresses but for a place.
+        assert!(!narrow(&loopback, &[gtp], WHILE).unwrap());
+        assert!(status().unwrap().is_empty());
+        lock_everything(WHILE).unwrap();
+        assert!(!refused(2152));
+        assert!(narrow(&loopback, &[gtp], WHILE).unwrap());
+        assert!(refused(2152));
+        assert!(!refused(3386));
+        // One that comes second to the same leaves open what is.
+        assert!(!narrow(&loopback, &[at(Port::udp(3386))], WHILE).unwrap());
+        assert!(refused(2152));
+        assert!(refused(3386));
+    });
+}
+
+/// Changes that others make meanwhile.
+#[test]
+fn what_has_changed_meanwhile_is_looked_at_again() {
+    in_namespace(|| {
+        let [ours, theirs] = ["192.0.2.1", "192.0.2.2"].map(|a| a.parse().unwrap());
+        lock(&[ours], WHILE).unwrap();
+        let looked = Cell::new(0);
+        // Unlocks the last address: the table would go, with the other's lock.
+        change(|now| {
+            looked.set(looked.get() + 1);
+            if looked.get() == 1 {
+                lock(&[theirs], WHILE).unwrap();
+            }
+            Ok(match now.addresses.contains_key(&theirs) {
+                true => Some(vec![encode::remove(Family::V4, &[ours])?]),
+                false => None,
+            })
+        })
+        .unwrap();
+        assert_eq!(looked.get(), 2);
+        assert_eq!(locked(), set(&["192.0.2.2"]));
     });
 }
 
@@ -181,7 +221,7 @@ fn fragments_for_an_open_port_pass() {
         assert!(arrives());
         lock(&["127.0.0.1".parse().unwrap()], WHILE).unwrap();
         assert!(!arrives());
-        open(&[Port::udp(2152)]).unwrap();
+        open(&[(IpAddr::from([127, 0, 0, 1]), Port::udp(2152))]).unwrap();
         assert!(arrives());
     });
 }
