@@ -64,6 +64,7 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     tell.step("source: dumped, and it goes on");
 
     lab.source.sh(&migrate::lock(&[SERVICE4]))?;
+    reads_well(&mut lab.source, outcome)?;
     lab.source.sh(&format!("{dump} --kill {IMAGE}"))?;
     say(lab, "three")?;
     let become_server = format!(
@@ -89,6 +90,26 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     outcome.zero("abort_packets", wire.abort);
     outcome.zero("shutdown_packets", wire.shutdown);
     outcome.zero("changed_tags", wire.changed_tags);
+    Ok(())
+}
+
+/// The lock as the operator's own tool shows it.
+fn reads_well(guest: &mut Guest, outcome: &mut Outcome) -> Result<()> {
+    let listed = guest.sh("nft list table inet telecr")?;
+    for line in [
+        "ip daddr @local4 meta l4proto sctp drop",
+        "ip6 daddr @local6 meta l4proto sctp drop",
+        "ip daddr @local4 udp dport 2152 drop",
+        "ip6 daddr @local6 udp dport 3386 drop",
+        "ip daddr @local4 meta l4proto tcp drop",
+        "ip daddr @local4 ip daddr . meta l4proto . th dport @open4 accept",
+        "ip6 daddr @local6 ip6 daddr . meta l4proto . th dport @open6 accept",
+        "meta nfproto @everything drop",
+    ] {
+        outcome.require(listed.contains(line), || {
+            format!("{line:?} is not in {listed}")
+        });
+    }
     Ok(())
 }
 
