@@ -75,3 +75,25 @@ fn generation_in(payload: &[u8]) -> Result<Option<Generation>> {
 pub(crate) fn be32(w: &mut Writer, kind: u16, value: u32) -> Result<()> {
     w.put(kind, &value.to_be_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_reply_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = generation_in(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_generation_is_read() {
+        let mut attrs = Writer::new();
+        be32(&mut attrs, 1, 7).unwrap();
+        let reply = message(0, 0, 0, &attrs);
+        assert_eq!(generation_in(reply.payload()).unwrap(), Some(Generation(7)));
+    }
+}
