@@ -191,17 +191,24 @@ unsafe extern "C" fn resume_devices_late(pid: c_int) -> c_int {
             }
             _ => return Ok(-ENOTSUP),
         };
+        let root = waker.root(pid);
         let has_links = links.count() > 0;
         // Before any peer hears of the tasks: this may still fail.
-        if let Err(e) = links.make(pid) {
-            restore::give_up(pid);
-            *state = State::GivenUp;
-            return Err(e);
-        }
+        let ready = links.make(pid).and_then(|()| waker.sleepers(pid));
+        let sleepers = match ready {
+            Ok(sleepers) => sleepers,
+            Err(e) if waker.is_awake() => return Ok(runs_on([Err(e)])),
+            Err(e) => {
+                links.undo();
+                restore::give_up(root);
+                *state = State::GivenUp;
+                return Err(e);
+            }
+        };
         // Sockets that are not awake yet drop what arrives. They are woken whatever becomes of the lock: the program runs
         // on, and the lock ends by itself.
         let opened = door.let_in(pid, has_links);
-        let woken = waker.task(pid, door).map(|woken| {
+        let woken = waker.wake(sleepers, door).map(|woken| {
             log::info!("{woken} SCTP sockets of {pid} are awake");
         });
         Ok(runs_on([opened, woken]))

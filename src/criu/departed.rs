@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 
-use super::door::addresses_here;
+use super::door::{addresses_here, is_global};
 use super::error::{Context, Result};
 use super::scan::Plan;
 use super::{names, netns, proc, sockets, sys};
@@ -150,29 +150,40 @@ pub(crate) fn evict(dir: &Path, gtp: HashSet<SocketAddr>, places: &HashSet<Place
 }
 
 /// The addresses for which a guard keeps quiet, if it holds what is wanted. Not one
-/// of another container, which may well hold the same ports: it is in a network
-/// namespace of its own, where the addresses are others.
+/// of another container, as far as the images say where theirs is `reached`: that
+/// one has a network namespace of its own, where the addresses are others.
 fn in_the_way(
     pid: i32,
     wanted: &HashSet<SocketAddr>,
     reached: &HashSet<IpAddr>,
 ) -> Option<Vec<IpAddr>> {
-    if !holds(pid, wanted) {
-        return None;
-    }
+    let socket = held(pid, wanted)?;
     let mut found: HashSet<IpAddr> = wanted.iter().map(|a| a.ip().to_canonical()).collect();
     if found.iter().any(IpAddr::is_unspecified) {
-        let mut local = netns::of_task(pid, || Ok(addresses_here()?)).unwrap_or_default();
-        if !netns::is_near(pid) {
-            local.retain(|a| !a.is_loopback());
-            if !reached.is_empty() && local.is_disjoint(reached) {
+        found.retain(|a| !a.is_unspecified());
+        let look = || Ok(addresses_here()?);
+        let mut local = netns::within_socket(socket.as_fd(), look).unwrap_or_default();
+        if !is_here(socket.as_fd()) {
+            local.retain(|a| is_global(*a) && (reached.is_empty() || reached.contains(a)));
+            if !reached.is_empty() && local.is_empty() {
                 return None;
             }
         }
         found.extend(local);
-        found.retain(|a| !a.is_unspecified());
     }
     Some(found.into_iter().collect())
+}
+
+/// Is a socket in the network namespace of this process, or in one it has open, to restore into?
+fn is_here(socket: BorrowedFd<'_>) -> bool {
+    let Ok(theirs) = sockets::netns(socket).and_then(|ns| sys::file_id(ns.as_fd())) else {
+        return true;
+    };
+    let open = netns::open_here().unwrap_or_default();
+    netns::own().is_ok_and(|own| own == theirs)
+        || open
+            .iter()
+            .any(|ns| sys::file_id(ns.as_fd()).is_ok_and(|id| id == theirs))
 }
 
 /// Bound addresses of the sockets in the images.
@@ -213,8 +224,8 @@ fn guards(name: &str) -> Vec<i32> {
         .collect()
 }
 
-/// Does the guard hold a socket bound to one of these?
-fn holds(pid: i32, wanted: &HashSet<SocketAddr>) -> bool {
+/// A socket bound to one of these that a guard holds.
+fn held(pid: i32, wanted: &HashSet<SocketAddr>) -> Option<OwnedFd> {
     let sockets = || -> std::io::Result<Vec<OwnedFd>> {
         let pidfd = sys::pidfd_open(pid)?;
         let sockets = proc::descriptors(pid)?
@@ -234,17 +245,16 @@ fn holds(pid: i32, wanted: &HashSet<SocketAddr>) -> bool {
             .filter_map(|a| addr::parse(a))
             .any(|a| wanted.contains(&a)))
     };
-    let held = match sockets() {
-        Ok(held) => held,
-        Err(_) => return false,
-    };
-    held.iter().any(|s| match sockets::protocol(s.as_fd()) {
-        Ok(Some(libc::IPPROTO_SCTP)) => sctp(s),
-        Ok(Some(libc::IPPROTO_UDP)) => {
-            sockets::bound_to(s.as_fd()).is_some_and(|a| wanted.contains(&a))
-        }
-        _ => false,
-    })
+    sockets()
+        .ok()?
+        .into_iter()
+        .find(|s| match sockets::protocol(s.as_fd()) {
+            Ok(Some(libc::IPPROTO_SCTP)) => sctp(s),
+            Ok(Some(libc::IPPROTO_UDP)) => {
+                sockets::bound_to(s.as_fd()).is_some_and(|a| wanted.contains(&a))
+            }
+            _ => false,
+        })
 }
 
 /// Its copies of the sockets are closed in repair mode: silently.
@@ -275,10 +285,13 @@ mod tests {
     #[test]
     fn a_guard_of_another_container_is_left_alone() {
         lock::in_namespace(|| {
-            let up = Command::new("ip")
-                .args(["address", "add", "192.0.2.1/32", "dev", "lo"])
-                .status();
-            assert!(up.unwrap().success());
+            for args in [
+                ["link", "set", "lo", "up"].as_slice(),
+                &["address", "add", "192.0.2.1/32", "dev", "lo"],
+                &["address", "add", "192.0.2.3/32", "dev", "lo"],
+            ] {
+                assert!(Command::new("ip").args(args).status().unwrap().success());
+            }
             let held = UdpSocket::bind("0.0.0.0:2152").unwrap();
             fcntl(&held, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
             let mut guard = Command::new("sleep").arg("60").spawn().unwrap();
@@ -297,9 +310,13 @@ mod tests {
                 Some(ips(&["192.0.2.1"]))
             );
             // Nothing says where the socket is reached.
-            assert_eq!(quiet(&[]), Some(ips(&["192.0.2.1"])));
+            assert_eq!(quiet(&[]), Some(ips(&["192.0.2.1", "192.0.2.3"])));
             let other = HashSet::from(["0.0.0.0:36412".parse().unwrap()]);
             assert_eq!(in_the_way(pid, &other, &ips(&["192.0.2.1"])), None);
+            // A restore into its very network namespace.
+            let _netns = File::open(format!("/proc/{pid}/ns/net")).unwrap();
+            let all = ["192.0.2.1", "192.0.2.3", "127.0.0.1", "::1"];
+            assert_eq!(quiet(&["192.0.2.2"]), Some(ips(&all)));
             guard.kill().unwrap();
             guard.wait().unwrap();
         });

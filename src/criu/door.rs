@@ -245,7 +245,7 @@ fn gtp_sockets(pid: i32) -> Result<HashSet<Place>> {
 }
 
 /// Not one that many hosts have.
-fn is_global(address: IpAddr) -> bool {
+pub(super) fn is_global(address: IpAddr) -> bool {
     let link_local = matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
     !address.is_unspecified() && !address.is_loopback() && !link_local
 }

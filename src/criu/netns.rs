@@ -66,11 +66,6 @@ pub(crate) fn of(pid: i32) -> io::Result<(u64, u64)> {
     at(&format!("/proc/{pid}/ns/net"))
 }
 
-/// Is a process in the network namespace of this one?
-pub(crate) fn is_near(pid: i32) -> bool {
-    matches!((own(), of(pid)), (Ok(here), Ok(theirs)) if here == theirs)
-}
-
 /// Does a process live there, with all its threads? Where the runtime is written in
 /// Go, the first thread of its process may stay for good in a network namespace
 /// that one of its goroutines has made, and it alone.

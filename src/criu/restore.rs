@@ -123,19 +123,61 @@ pub fn give_up(root: i32) {
 pub struct Waker {
     seen: HashSet<(u64, u64)>,
     nudgers: HashMap<(u64, u64), Nudger>,
+    is_awake: bool,
+    root: Option<i32>,
+}
+
+/// The frozen sockets of one task, and the means to wake them.
+pub struct Sleepers {
+    pid: i32,
+    sockets: Vec<OwnedFd>,
+    /// None where there is nothing to wake.
+    repair: Option<Repair>,
 }
 
 impl Waker {
-    /// Wakes the sockets of one task, which stands ready to run.
+    /// The first task it is asked about, which is the root of the tree.
+    pub fn root(&mut self, pid: i32) -> i32 {
+        *self.root.get_or_insert(pid)
+    }
+
+    /// Whether any socket may be awake: its peer then hears of it when its task is ended.
+    #[must_use]
+    pub fn is_awake(&self) -> bool {
+        self.is_awake
+    }
+
+    /// The frozen sockets of a task not seen before, still frozen.
+    ///
+    /// # Errors
+    /// They cannot be woken.
+    pub fn sleepers(&mut self, pid: i32) -> Result<Sleepers> {
+        let sockets = self.sockets(pid)?;
+        let repair = match sockets.is_empty() {
+            true => None,
+            false => Some(open_repair()?),
+        };
+        Ok(Sleepers {
+            pid,
+            sockets,
+            repair,
+        })
+    }
+
+    /// Wakes the sockets of one task, which stands ready to run, and says how many.
     ///
     /// # Errors
     /// The first failure, after all have been tried.
-    pub fn task(&mut self, pid: i32, door: &mut Door) -> Result<usize> {
-        let sockets = self.sockets(pid)?;
-        if sockets.is_empty() {
+    pub fn wake(&mut self, found: Sleepers, door: &mut Door) -> Result<usize> {
+        let Sleepers {
+            pid,
+            sockets,
+            repair: Some(mut repair),
+        } = found
+        else {
             return Ok(0);
-        }
-        let mut repair = open_repair()?;
+        };
+        self.is_awake = true;
         // Packets must reach the sockets before these speak.
         let unlocked = door.open(pid, &mut repair, &sockets);
         let mut result = Ok(());
@@ -166,7 +208,6 @@ impl Waker {
         result.and(unlocked).map(|()| sockets.len())
     }
 
-    /// The frozen SCTP sockets of a task not seen before.
     fn sockets(&mut self, pid: i32) -> Result<Vec<OwnedFd>> {
         let pidfd = sys::pidfd_open(pid).doing(|| format!("cannot open process {pid}"))?;
         let mut found = Vec::new();

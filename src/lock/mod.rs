@@ -137,7 +137,7 @@ pub fn lock_everything(expiry: Duration) -> Result<()> {
     ruleset::lock_everything(expiry)
 }
 
-/// Lets packets to these places through until their address is locked anew;
+/// Lets packets to these places through until anything here is locked anew;
 /// nothing when no address is locked. The addresses stay locked.
 ///
 /// # Errors

@@ -147,15 +147,21 @@ pub fn own(guest: &mut Guest, what: &[&str]) -> Result<()> {
 
 /// `criu dump`, as packaged; the plugin is found in CRIU's own folder.
 pub fn dump(guest: &mut Guest, pid: i32, more: &[&str]) -> Result<Output> {
+    let argv = dump_command(pid, more);
+    guest.run(&argv.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// `criu dump` with these options besides.
+pub fn dump_command(pid: i32, more: &[&str]) -> Vec<String> {
     let pid = pid.to_string();
-    let argv = [
-        &[
-            "criu", "dump", "-t", &pid, "-D", IMAGES, "-v4", "-o", "dump.log",
-        ],
-        more,
-    ]
-    .concat();
-    guest.run(&argv)
+    let usual = [
+        "criu", "dump", "-t", &pid, "-D", IMAGES, "-v4", "-o", "dump.log",
+    ];
+    usual
+        .iter()
+        .chain(more)
+        .map(|&word| word.to_owned())
+        .collect()
 }
 
 /// `criu dump --leave-running` that is killed after a while; it may only have

@@ -95,7 +95,14 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
 
 /// The lock as the operator's own tool shows it.
 fn reads_well(guest: &mut Guest, outcome: &mut Outcome) -> Result<()> {
-    let listed = guest.sh("nft list table inet telecr")?;
+    let list = |guest: &mut Guest| guest.sh("nft list table inet telecr");
+    let listed = list(guest)?;
+    guest.sh(&migrate::lock(&[SERVICE4]))?;
+    let rules = |listed: &str| listed.matches("drop").count() + listed.matches("accept").count();
+    let again = list(guest)?;
+    outcome.require(rules(&again) == rules(&listed), || {
+        format!("a second lock doubles rules: {again}")
+    });
     for line in [
         "ip daddr @local4 meta l4proto sctp drop",
         "ip6 daddr @local6 meta l4proto sctp drop",

@@ -87,6 +87,9 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
         usual.elapsed_ms
     ));
 
+    traced(lab, &talk)?;
+    tell.step("CRIU under a tracer: its log says what the guard cannot do, and the server runs on");
+
     leave_stopped(lab, &talk)?;
     tell.step("--leave-stopped, SIGCONT: the server runs on");
 
@@ -114,6 +117,38 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     mme::judge(&before, &after, outcome);
     wire.judge(outcome);
     Ok(())
+}
+
+/// Runs its arguments as `strace` does.
+const TRACER: &str = r#"
+import ctypes, os, signal, sys
+ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+ptrace.argtypes = [ctypes.c_long] * 4
+TRACEME, CONT = 0, 7
+pid = os.fork()
+if pid == 0:
+    ptrace(TRACEME, 0, 0, 0)
+    os.execvp(sys.argv[1], sys.argv[1:])
+while True:
+    status = os.waitpid(pid, 0)[1]
+    if not os.WIFSTOPPED(status):
+        sys.exit(os.waitstatus_to_exitcode(status))
+    number = os.WSTOPSIG(status)
+    ptrace(CONT, pid, 0, 0 if number == signal.SIGTRAP else number)
+"#;
+
+fn traced(lab: &mut Lab, talk: &Talk) -> Result<()> {
+    let criu = migrate::dump_command(talk.server, &["--leave-running"]);
+    let mut argv = vec!["python3", "-c", TRACER];
+    argv.extend(criu.iter().map(String::as_str));
+    let out = lab.source.run(&argv)?;
+    migrate::must("source", "criu dump --leave-running under a tracer", &out)?;
+    let log = lab.source.sh(&format!("cat {IMAGES}/dump.log"))?;
+    ensure!(
+        log.contains("guard cannot trace CRIU"),
+        "CRIU's log does not say that the guard cannot trace it: {log}"
+    );
+    mme::runs_on(lab, talk).context("after a dump under a tracer")
 }
 
 fn leave_stopped(lab: &mut Lab, talk: &Talk) -> Result<()> {
