@@ -134,7 +134,11 @@ pub(crate) fn evict(dir: &Path, gtp: HashSet<SocketAddr>, places: &HashSet<Place
             log::info!("the sockets of an earlier dump, held by process {pid}, make room");
             // The silence the guard has kept until now is the packet lock's from here
             // on; it ends when the restored sockets wake, and outlasts a failed attempt.
-            if let Err(e) = lock::lock(&addresses, lock::LIMIT) {
+            let locked = match addresses.is_empty() {
+                true => Ok(()),
+                false => lock::lock(&addresses, lock::LIMIT),
+            };
+            if let Err(e) = locked {
                 log::warn!("packets may end the associations before they are restored: {e}");
             }
             end(pid);
@@ -149,41 +153,61 @@ pub(crate) fn evict(dir: &Path, gtp: HashSet<SocketAddr>, places: &HashSet<Place
     }
 }
 
-/// The addresses for which a guard keeps quiet, if it holds what is wanted. Not one
-/// of another container, as far as the images say where theirs is `reached`: that
-/// one has a network namespace of its own, where the addresses are others.
+/// The addresses for which this host has to keep quiet instead of a guard, if that
+/// holds what is wanted. Not one of another container, as far as the images say where
+/// theirs is `reached`: that one has a network namespace of its own, where the
+/// addresses are others.
 fn in_the_way(
     pid: i32,
     wanted: &HashSet<SocketAddr>,
     reached: &HashSet<IpAddr>,
 ) -> Option<Vec<IpAddr>> {
     let socket = held(pid, wanted)?;
-    let mut found: HashSet<IpAddr> = wanted.iter().map(|a| a.ip().to_canonical()).collect();
-    if found.iter().any(IpAddr::is_unspecified) {
-        found.retain(|a| !a.is_unspecified());
-        let look = || Ok(addresses_here()?);
-        let mut local = netns::within_socket(socket.as_fd(), look).unwrap_or_default();
-        if !is_here(socket.as_fd()) {
-            local.retain(|a| is_global(*a) && (reached.is_empty() || reached.contains(a)));
-            if !reached.is_empty() && local.is_empty() {
-                return None;
-            }
-        }
-        found.extend(local);
+    let look = || Ok(addresses_here()?);
+    let local = netns::within_socket(socket.as_fd(), look).unwrap_or_default();
+    let mut addresses: HashSet<IpAddr> = wanted.iter().map(|a| a.ip().to_canonical()).collect();
+    if addresses.iter().any(IpAddr::is_unspecified) {
+        addresses.retain(|a| !a.is_unspecified());
+        addresses.extend(&local);
     }
-    Some(found.into_iter().collect())
+    let home = home(socket.as_fd());
+    if home == Home::Elsewhere && !reached.is_empty() && local.is_disjoint(reached) {
+        return None;
+    }
+    if home != Home::Here {
+        // What is reached is locked at the devices already ([`super::door`]).
+        addresses.retain(|a| is_global(*a) && reached.is_empty());
+    }
+    Some(addresses.into_iter().collect())
 }
 
-/// Is a socket in the network namespace of this process, or in one it has open, to restore into?
-fn is_here(socket: BorrowedFd<'_>) -> bool {
-    let Ok(theirs) = sockets::netns(socket).and_then(|ns| sys::file_id(ns.as_fd())) else {
-        return true;
+/// Where the network namespace of a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    /// This process is in it.
+    Here,
+    /// This process has it open, to restore into.
+    Open,
+    Elsewhere,
+}
+
+fn home(socket: BorrowedFd<'_>) -> Home {
+    let is = |known: &(u64, u64)| {
+        sockets::netns(socket)
+            .and_then(|ns| sys::file_id(ns.as_fd()))
+            .is_ok_and(|theirs| theirs == *known)
     };
     let open = netns::open_here().unwrap_or_default();
-    netns::own().is_ok_and(|own| own == theirs)
-        || open
-            .iter()
-            .any(|ns| sys::file_id(ns.as_fd()).is_ok_and(|id| id == theirs))
+    if netns::own().is_ok_and(|own| is(&own)) {
+        Home::Here
+    } else if open
+        .iter()
+        .any(|ns| sys::file_id(ns.as_fd()).is_ok_and(|id| is(&id)))
+    {
+        Home::Open
+    } else {
+        Home::Elsewhere
+    }
 }
 
 /// Bound addresses of the sockets in the images.
@@ -305,18 +329,15 @@ mod tests {
                 Some(found.into_iter().collect::<HashSet<_>>())
             };
             assert_eq!(quiet(&["192.0.2.2"]), None);
-            assert_eq!(
-                quiet(&["192.0.2.1", "192.0.2.2"]),
-                Some(ips(&["192.0.2.1"]))
-            );
+            assert_eq!(quiet(&["192.0.2.1", "192.0.2.2"]), Some(ips(&[])));
             // Nothing says where the socket is reached.
             assert_eq!(quiet(&[]), Some(ips(&["192.0.2.1", "192.0.2.3"])));
             let other = HashSet::from(["0.0.0.0:36412".parse().unwrap()]);
             assert_eq!(in_the_way(pid, &other, &ips(&["192.0.2.1"])), None);
             // A restore into its very network namespace.
             let _netns = File::open(format!("/proc/{pid}/ns/net")).unwrap();
-            let all = ["192.0.2.1", "192.0.2.3", "127.0.0.1", "::1"];
-            assert_eq!(quiet(&["192.0.2.2"]), Some(ips(&all)));
+            assert_eq!(quiet(&["192.0.2.2"]), Some(ips(&[])));
+            assert_eq!(quiet(&[]), Some(ips(&["192.0.2.1", "192.0.2.3"])));
             guard.kill().unwrap();
             guard.wait().unwrap();
         });
