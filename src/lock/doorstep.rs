@@ -8,13 +8,16 @@
 //! (RFC 6951) is not looked into, and passes, as do IP fragments but for the
 //! first, without which they are of no use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::encode::{self, Family};
-use super::expr::{among_places, compare, load_meta, verdict, ACCEPT, DROP, EQUAL, PROTOCOL};
+use super::expr::{
+    among_places, among_portless, compare, first_fragment, load_meta, verdict, ACCEPT, DROP, EQUAL,
+    PROTOCOL,
+};
 use super::ruleset::{missing, read, settle, transaction, ATTEMPTS};
-use super::{Place, Result};
+use super::{Place, Port, Result};
 use crate::netlink::nft::{
     be32, DELSETELEM, DELTABLE, GETSETELEM, LIST_ELEM, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM,
     NEWTABLE,
@@ -25,6 +28,8 @@ use crate::netlink::{self, nft, Message, Writer};
 const NETDEV: u8 = 5;
 /// Before all others.
 const PRIORITY: i32 = -500;
+/// Stands for the port of a fragment that has none.
+const NO_PORT: u16 = 0;
 /// Less than a chain can have (`NFT_NETDEVICE_MAX`).
 const DEVICES: usize = 200;
 
@@ -38,12 +43,21 @@ pub fn lock(places: &[Place], expiry: Duration) -> Result<()> {
     let mut attempt = 0;
     loop {
         attempt += 1;
-        match transaction(&establish(places, expiry, &devices()?)?) {
+        match lock_at(&devices()?, places, expiry) {
             // A device has just gone.
             Err(e) if missing(&e) && attempt < ATTEMPTS => {}
             other => return Ok(other?),
         }
     }
+}
+
+/// The same at these devices.
+pub(super) fn lock_at(
+    devices: &[String],
+    places: &[Place],
+    expiry: Duration,
+) -> netlink::Result<()> {
+    transaction(&establish(places, expiry, devices)?)
 }
 
 /// Lets through again what goes to the places that `which` names; with the last
@@ -58,7 +72,11 @@ pub fn unlock(which: impl Fn(&Place) -> bool) -> Result<()> {
         Ok(match left.is_empty() {
             // Where the time of all was over, the chains are still there.
             true => None,
-            false => Some(remove(&gone)?),
+            false => {
+                let (gone, left) = (with_fragments(&gone), with_fragments(&left));
+                let gone: Vec<Place> = gone.difference(&left).copied().collect();
+                Some(remove(&gone)?)
+            }
         })
     })
 }
@@ -75,10 +93,21 @@ pub(super) fn status() -> Result<BTreeMap<Place, Duration>> {
         let all = read(list)?;
         found.extend(
             all.iter()
-                .filter_map(|(k, left)| Some((encode::place(k)?, *left))),
+                .filter_map(|(k, left)| Some((encode::place(k)?, *left)))
+                .filter(|((_, port), _)| port.number != NO_PORT),
         );
     }
     Ok(found)
+}
+
+/// These places, and where fragments of packets for them go.
+fn with_fragments(places: &[Place]) -> BTreeSet<Place> {
+    let portless = |&(ip, port): &Place| {
+        let number = NO_PORT;
+        (ip, Port { number, ..port })
+    };
+    let fragments = places.iter().map(portless);
+    places.iter().copied().chain(fragments).collect()
 }
 
 /// The devices of this network namespace, without loopback.
@@ -107,16 +136,28 @@ fn establish(
         let set = encode::set(named()?, name, kind, encode::SET_TIMEOUT, id)?;
         all.push(create(NEWSET, &set));
     }
-    let add = elements(NEWSETELEM, places, Some(expiry))?;
+    let places: Vec<Place> = with_fragments(places).into_iter().collect();
+    let add = elements(NEWSETELEM, &places, Some(expiry))?;
     // Kernels before 6.12 do not change the time of one that is there.
     all.extend(add.clone());
-    all.extend(remove(places)?);
+    all.extend(remove(&places)?);
     all.extend(add);
     for (n, some) in devices.chunks(DEVICES).enumerate() {
         let name = format!("ingress-{}-{n}", std::process::id());
         all.push(chain(&name, some)?);
         for family in Family::BOTH {
-            all.push(rule(&name, family)?);
+            all.push(rule(&name, family, |e| {
+                among_places(e, family, None, set(family))?;
+                verdict(e, DROP)
+            })?);
+            all.push(rule(&name, family, |e| {
+                first_fragment(e)?;
+                verdict(e, ACCEPT)
+            })?);
+            all.push(rule(&name, family, |e| {
+                among_portless(e, family, set(family))?;
+                verdict(e, DROP)
+            })?);
         }
     }
     Ok(all)
@@ -169,14 +210,18 @@ fn chain(name: &str, devices: &[String]) -> netlink::Result<Message> {
     Ok(create(NEWCHAIN, &w))
 }
 
-fn rule(chain: &str, family: Family) -> netlink::Result<Message> {
+/// For packets of this family, what `more` says.
+fn rule(
+    chain: &str,
+    family: Family,
+    more: impl FnOnce(&mut Writer) -> netlink::Result<()>,
+) -> netlink::Result<Message> {
     let mut w = named()?;
     w.put_str(2, chain)?;
     w.nest(4, |e| {
         load_meta(e, PROTOCOL)?;
         compare(e, EQUAL, &family.ethertype().to_be_bytes())?;
-        among_places(e, family, None, set(family))?;
-        verdict(e, DROP)
+        more(e)
     })?;
     let append = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
     Ok(nft::message(NEWRULE, append, NETDEV, &w))

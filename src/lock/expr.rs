@@ -48,8 +48,9 @@ pub(super) fn among_places(
     first_fragment(out)?;
     load_payload(out, NETWORK_HEADER, family.offset(), family.len())?;
     let header = match inside {
-        Some(number) => {
-            load_number(out, next, number)?;
+        Some(inside) => {
+            let number = u8::try_from(inside).unwrap_or_default();
+            value(out, next, &[number, 0, 0, 0])?;
             UDP_HEADER
         }
         None => {
@@ -58,6 +59,15 @@ pub(super) fn among_places(
         }
     };
     load_payload_to(out, next + 1, TRANSPORT_HEADER, header + DESTINATION, 2)?;
+    lookup(out, set)
+}
+
+/// The same for a packet whose port cannot be seen: the set has it as port 0.
+pub(super) fn among_portless(out: &mut Writer, family: Family, set: &str) -> Result<()> {
+    let next = FIRST_WORD + family.len() / 4;
+    load_payload(out, NETWORK_HEADER, family.offset(), family.len())?;
+    load_meta_to(out, next, L4PROTO)?;
+    value(out, next + 1, &[0; 4])?;
     lookup(out, set)
 }
 
@@ -109,9 +119,8 @@ fn load_payload_to(
     })
 }
 
-/// Has the rule end at an IP fragment that is not the first, which has no ports: without the first it is of no use, and
-/// one of a packet that is let through is wanted. Three bytes, because the kernel's short cut for two or four takes
-/// whatever stands there (`nft_payload_fast_eval()`).
+/// Has the rule end at an IP fragment that is not the first, which has no ports. Three bytes, because the kernel's short
+/// cut for two or four takes whatever stands there (`nft_payload_fast_eval()`).
 pub(super) fn first_fragment(out: &mut Writer) -> Result<()> {
     load_payload(out, TRANSPORT_HEADER, 0, 3)
 }
@@ -130,12 +139,11 @@ pub(super) fn compare(out: &mut Writer, how: u32, value: &[u8]) -> Result<()> {
     })
 }
 
-/// A number of a protocol, as `meta l4proto` loads it.
-fn load_number(out: &mut Writer, register: u32, number: i32) -> Result<()> {
+/// A value of at most four bytes.
+pub(super) fn value(out: &mut Writer, register: u32, bytes: &[u8]) -> Result<()> {
     expression(out, "immediate", |e| {
         be32(e, 1, register)?;
-        let word = [u8::try_from(number).unwrap_or_default(), 0, 0, 0];
-        e.nest(2, |data| data.put(1, &word))
+        e.nest(2, |data| data.put(1, bytes))
     })
 }
 

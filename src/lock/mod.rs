@@ -25,6 +25,8 @@ pub mod doorstep;
 mod encode;
 mod error;
 mod expr;
+#[cfg(test)]
+mod fragments;
 mod rules;
 mod ruleset;
 

@@ -73,14 +73,30 @@ fn establish(more: &[Message]) -> Result<()> {
         body.extend_from_slice(more);
         Ok::<_, netlink::Error>(body)
     };
-    let all = [rules::always()?, rules::without_socket()?].concat();
-    match transaction(&body(all)?) {
-        Err(e) if missing(&e) => {
-            log::warn!("this kernel has no nft_socket: TCP connections and masqueraded subscribers are not locked");
-            Ok(transaction(&body(rules::always()?)?)?)
+    // What not every kernel has, and whether it is wanted.
+    for (sockets, whole) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut all = rules::always()?;
+        if sockets {
+            all.extend(rules::without_socket()?);
         }
-        other => Ok(other?),
+        if whole {
+            all.extend(rules::whole_packets()?);
+        }
+        match transaction(&body(all)?) {
+            Err(e) if missing(&e) && (sockets || whole) => continue,
+            other => other?,
+        }
+        if !sockets {
+            log::warn!("this kernel has no nft_socket: TCP connections and masqueraded subscribers are not locked");
+        }
+        if !whole {
+            log::warn!(
+                "this kernel has no nft_tproxy: fragments of dropped packets may spoil later ones"
+            );
+        }
+        break;
     }
+    Ok(())
 }
 
 /// Nothing that an earlier lock has left open stays so.

@@ -112,6 +112,7 @@ fn reads_well(guest: &mut Guest, outcome: &mut Outcome) -> Result<()> {
         "ip daddr @local4 ip daddr . meta l4proto . th dport @open4 accept",
         "ip6 daddr @local6 ip6 daddr . meta l4proto . th dport @open6 accept",
         "meta nfproto @everything drop",
+        "tproxy to :2152",
     ] {
         outcome.require(listed.contains(line), || {
             format!("{line:?} is not in {listed}")
