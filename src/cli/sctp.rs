@@ -112,8 +112,10 @@ pub(super) fn restore(file: &Path, command: &[OsString]) -> anyhow::Result<()> {
         Ok(())
     })?;
     repair.wake(socket.as_fd())?;
-    if let Err(e) = nudge::Nudger::default().send(&nudges) {
-        log::warn!("the peers may send again late: {e}");
+    let mut nudger = nudge::Nudger::default();
+    let reminded = nudger.send(&nudges).map_err(anyhow::Error::from);
+    if let Err(e) = reminded.and_then(|()| Ok(nudger.remind()?)) {
+        log::warn!("the peers may send again late: {e:#}");
     }
     report("restored", &summary);
     let error = Command::new(program)

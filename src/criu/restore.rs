@@ -3,7 +3,7 @@
 //! task, wake them all when the tasks stand ready to run.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufReader, ErrorKind};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -122,7 +122,7 @@ pub fn give_up(root: i32) {
 #[derive(Default)]
 pub struct Waker {
     seen: HashSet<(u64, u64)>,
-    nudgers: HashMap<(u64, u64), Nudger>,
+    nudgers: HashMap<(u64, u64), (File, Nudger)>,
     is_awake: bool,
     root: Option<i32>,
 }
@@ -196,16 +196,41 @@ impl Waker {
             result = result.and(woken);
         }
         // Without them the peers wait for their timers: slower, but no failure.
-        let nudged = netns::of(pid)
-            .doing(|| format!("cannot look at process {pid}"))
-            .and_then(|netns| {
-                let nudger = self.nudgers.entry(netns).or_default();
-                netns::of_task(pid, || nudger.send(&nudges).doing(|| "cannot send ICMP"))
-            });
-        if let Err(e) = nudged {
+        if let Err(e) = self.nudge(pid, &nudges) {
             log::warn!("peers of {pid} may send again late: {e}");
         }
         result.and(unlocked).map(|()| sockets.len())
+    }
+
+    fn nudge(&mut self, pid: i32, nudges: &[Nudge]) -> Result<()> {
+        let netns = File::open(format!("/proc/{pid}/ns/net"))
+            .doing(|| format!("cannot look at process {pid}"))?;
+        let id = sys::file_id(netns.as_fd()).doing(|| format!("cannot look at process {pid}"))?;
+        let (netns, nudger) = self
+            .nudgers
+            .entry(id)
+            .or_insert_with(|| (netns, Nudger::default()));
+        netns::within_open(netns.as_fd(), || {
+            nudger.send(nudges).doing(|| "cannot send ICMP")
+        })
+    }
+
+    /// When the tasks run, and nothing waits for CRIU any more: sees to peers that have
+    /// not begun to send again.
+    pub fn remind(&mut self) {
+        for (netns, nudger) in self.nudgers.values_mut() {
+            let reminded = netns::within_open(netns.as_fd(), || {
+                nudger.remind().map_err(|source| Error::Repair {
+                    what: "a network namespace".into(),
+                    source,
+                })
+            });
+            match reminded {
+                Ok(0) => {}
+                Ok(peers) => log::info!("{peers} peers have sent no data: asked again"),
+                Err(e) => log::warn!("peers may send again late: {e}"),
+            }
+        }
     }
 
     fn sockets(&mut self, pid: i32) -> Result<Vec<OwnedFd>> {

@@ -15,11 +15,17 @@
 //! host asks for four bytes less again; as does this host itself, where something else
 //! has come to it since with the same peer. A peer whose network drops ICMP waits for
 //! its timer.
+//!
+//! Linux sends nothing again where it finds the peer's socket in use by its program
+//! at that very moment: it notes the size, and waits for the timer
+//! (`sctp_icmp_frag_needed()`). Peers from which no data comes are therefore asked a
+//! second time ([`Nudger::remind`]), again for four bytes less.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use etherparse::{icmpv4, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type};
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header};
@@ -28,11 +34,14 @@ use nix::sys::socket::{
     SockaddrIn6,
 };
 
-use super::{addr, route};
+use super::list::diag;
+use super::{addr, route, Error, Result};
 use crate::proto::Association;
 
 /// Bytes of the path MTU given up; SCTP packets are a multiple of it.
 const LESS: u32 = 4;
+/// How long the data of the peers may take to come, in two parts: nobody is kept waiting when all have spoken.
+const WAITS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(300)];
 /// IPv6 knows no smaller link (RFC 8200, 5), IPv4 none that telecr would ask for.
 const LEAST: u32 = 1280;
 
@@ -49,6 +58,10 @@ pub struct Nudge {
     tag: u32,
     /// IP packet size to ask for, in bytes.
     mtu: u32,
+    /// The tag of this host's by which the association is known here.
+    here: u32,
+    /// The DATA chunks it had received by then.
+    heard: u64,
 }
 
 /// The messages that wake one association's peer, and those by which this host
@@ -60,6 +73,11 @@ pub fn nudges(asoc: &Association) -> Vec<Nudge> {
         return Vec::new();
     };
     let mut found: Vec<Nudge> = Vec::new();
+    let heard = asoc.stats.as_ref().map_or(0, |s| {
+        let counts = [s.outofseqtsns, s.idupchunks, s.iuodchunks, s.iodchunks];
+        let counts = counts.into_iter().flatten();
+        counts.fold(0, u64::wrapping_add)
+    });
     let port = |p: Option<u32>| p.and_then(|p| u16::try_from(p).ok()).unwrap_or_default();
     let (here, there) = (port(asoc.local_port), port(asoc.peer_port));
     for local in asoc.local_addrs.iter().filter_map(|a| addr::parse(a)) {
@@ -77,12 +95,16 @@ pub fn nudges(asoc: &Association) -> Vec<Nudge> {
                 local,
                 tag,
                 mtu,
+                here: tag,
+                heard,
             });
-            found.extend(asoc.peer_vtag.map(|tag| Nudge {
+            found.extend(asoc.peer_vtag.map(|their_tag| Nudge {
                 peer: local,
                 local: peer,
-                tag,
+                tag: their_tag,
                 mtu,
+                here: tag,
+                heard,
             }));
         }
     }
@@ -102,6 +124,8 @@ fn plain(a: SocketAddr, port: u16) -> SocketAddr {
 pub struct Nudger {
     /// What is asked for at most, in bytes, by both ends of a path.
     sizes: HashMap<[IpAddr; 2], u32>,
+    /// What was sent, and may have to be once more.
+    sent: Vec<Nudge>,
 }
 
 /// Raw sockets, each from its first message on.
@@ -119,12 +143,33 @@ impl Nudger {
     /// No raw socket (CAP_NET_RAW), or the first message that could not be sent; the
     /// others have been tried.
     pub fn send(&mut self, nudges: &[Nudge]) -> io::Result<()> {
-        let mut sockets = Sockets::default();
-        let mut result = Ok(());
-        for nudge in nudges.iter().filter_map(|n| self.fitted(n)) {
-            result = result.and(sockets.send(&nudge)?);
+        let fitted: Vec<Nudge> = nudges.iter().filter_map(|n| self.fitted(n)).collect();
+        self.sent.extend_from_slice(&fitted);
+        send_all(&fitted)
+    }
+
+    /// Waits for data of the peers that were sent something, a short while, and asks those
+    /// for less again of which none has come; once. Says how many. Call it in the same
+    /// network namespace, when nothing waits for this any more.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), or the kernel's refusal to list associations.
+    pub fn remind(&mut self) -> Result<usize> {
+        for wait in WAITS {
+            if self.sent.is_empty() {
+                break;
+            }
+            std::thread::sleep(wait);
+            let heard = diag::heard()?;
+            self.sent.retain(|n| heard.get(&n.here) == Some(&n.heard));
         }
-        result
+        let asked: Vec<Nudge> = std::mem::take(&mut self.sent)
+            .into_iter()
+            .filter_map(|n| n.of(n.mtu.saturating_sub(LESS)))
+            .collect();
+        send_all(&asked).map_err(Error::sys("send ICMP"))?;
+        let peers: HashSet<u32> = asked.iter().map(|n| n.here).collect();
+        Ok(peers.len())
     }
 
     /// A path that others have made smaller already is asked for less than that: the peer may know it, too. Not for less
@@ -136,9 +181,17 @@ impl Nudger {
             route::mtu(nudge.local.ip(), nudge.peer).map_or(u32::MAX, |m| m.saturating_sub(LESS))
         };
         let most = *self.sizes.entry(ends).or_insert_with(fresh);
-        let mtu = nudge.mtu.min(most);
-        (mtu >= LEAST).then_some(Nudge { mtu, ..*nudge })
+        nudge.of(nudge.mtu.min(most))
     }
+}
+
+fn send_all(nudges: &[Nudge]) -> io::Result<()> {
+    let mut sockets = Sockets::default();
+    let mut result = Ok(());
+    for nudge in nudges {
+        result = result.and(sockets.send(nudge)?);
+    }
+    result
 }
 
 impl Sockets {
@@ -174,6 +227,11 @@ impl Sockets {
 }
 
 impl Nudge {
+    /// The same for another size, unless that is too small.
+    fn of(&self, mtu: u32) -> Option<Self> {
+        (mtu >= LEAST).then_some(Self { mtu, ..*self })
+    }
+
     /// The ICMP message: its header, and the front of a packet it answers.
     fn message(&self) -> Vec<u8> {
         // Ports and tag are all of an SCTP packet that matters (RFC 9260, appendix C).
@@ -321,6 +379,19 @@ mod tests {
         assert_eq!(nudger.fitted(&found[0]).unwrap().mtu, 1496);
         nudger.sizes.insert([ends, other], 1276);
         assert!(nudger.fitted(&found[0]).is_none());
+    }
+
+    #[test]
+    fn who_is_reminded_is_asked_for_less_again() {
+        let found = nudges(&asoc(&["192.0.2.1:36412"], &["192.0.2.9:5000"], 1500));
+        for nudge in &found {
+            // Both messages go by the tag of the association here.
+            assert_eq!(nudge.here, 0x0102_0304);
+            assert_eq!(nudge.of(nudge.mtu - LESS).unwrap().mtu, 1492);
+            assert!(nudge.of(1279).is_none());
+        }
+        // Nobody has been asked for anything: nothing is waited for.
+        assert_eq!(Nudger::default().remind().unwrap(), 0);
     }
 
     #[test]

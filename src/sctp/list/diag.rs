@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `sock_diag` for SCTP: request and answer.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::super::addr;
@@ -13,6 +13,9 @@ use crate::netlink::{self, Attrs, Error, Message, Protocol};
 const BY_FAMILY: u16 = 20;
 /// Length of `struct inet_diag_msg`.
 const REPLY: usize = 72;
+const INET_DIAG_INFO: u16 = 2;
+/// Where `struct sctp_info` counts DATA chunks that came ahead of others, twice, unordered and ordered.
+const DATA_COUNTS: [usize; 4] = [96, 104, 128, 144];
 const INET_DIAG_LOCALS: u16 = 12;
 const INET_DIAG_PEERS: u16 = 13;
 /// Length of `struct sockaddr_storage`, whatever the family.
@@ -22,14 +25,32 @@ const LISTEN: u8 = 10;
 
 /// The SCTP sockets of the current network namespace, without their holders.
 pub(super) fn read() -> Result<Vec<Socket>> {
-    let mut socket = netlink::Socket::open(Protocol::SockDiag)?;
     let mut found = Vec::new();
+    each(|payload| {
+        found.push(parse(payload)?);
+        Ok(())
+    })?;
+    Ok(without_doubles(found))
+}
+
+/// How many DATA chunks the associations of the current network namespace have
+/// received, by their local verification tags.
+///
+/// # Errors
+/// The kernel's refusal.
+pub(crate) fn heard() -> Result<HashMap<u32, u64>> {
+    let mut found = HashMap::new();
+    each(|payload| {
+        found.extend(data(payload)?);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn each(mut take: impl FnMut(&[u8]) -> netlink::Result<()>) -> Result<()> {
+    let mut socket = netlink::Socket::open(Protocol::SockDiag)?;
     for family in [libc::AF_INET, libc::AF_INET6] {
-        let answer = socket.dump(request(family), |payload| {
-            found.push(parse(payload)?);
-            Ok::<(), Error>(())
-        });
-        match answer {
+        match socket.dump(request(family), &mut take) {
             // Connections come and go while they are listed.
             Ok(()) | Err(Error::Interrupted) => {}
             // SCTP or its sock_diag module is not there: so are no sockets.
@@ -37,7 +58,20 @@ pub(super) fn read() -> Result<Vec<Socket>> {
             Err(e) => return Err(super::super::Error::doing("list SCTP sockets")(e)),
         }
     }
-    Ok(without_doubles(found))
+    Ok(())
+}
+
+/// Tag and count of an association, from its `struct sctp_info`.
+fn data(payload: &[u8]) -> netlink::Result<Option<(u32, u64)>> {
+    let attrs = Attrs::new(payload.get(REPLY..).ok_or(SHORT)?);
+    let Some(info) = attrs.find(INET_DIAG_INFO)? else {
+        return Ok(None);
+    };
+    let tag = array(info, 0).map(u32::from_ne_bytes).unwrap_or_default();
+    let counts = DATA_COUNTS.iter().filter_map(|at| array(info, *at));
+    let count = counts.fold(0u64, |sum, n| sum.wrapping_add(u64::from_ne_bytes(n)));
+    // Sockets without an association are all zero.
+    Ok((tag != 0).then_some((tag, count)))
 }
 
 /// `struct inet_diag_req_v2` for every state.
@@ -50,8 +84,9 @@ fn request(family: i32) -> Message {
     Message::new(BY_FAMILY, 0, &header)
 }
 
+const SHORT: Error = Error::Malformed("short answer of sock_diag");
+
 pub(crate) fn parse(payload: &[u8]) -> netlink::Result<Socket> {
-    const SHORT: Error = Error::Malformed("short answer of sock_diag");
     let byte = |at| array::<1>(payload, at).map(|[b]| b).ok_or(SHORT);
     let number = |at| array(payload, at).map(u32::from_ne_bytes).ok_or(SHORT);
     let attrs = Attrs::new(payload.get(REPLY..).ok_or(SHORT)?);
@@ -115,6 +150,7 @@ mod tests {
         #[test]
         fn any_answer_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             let _ = parse(&bytes);
+            let _ = data(&bytes);
         }
     }
 
@@ -150,5 +186,22 @@ mod tests {
             ]
         );
         assert_eq!((s.recv_queue, s.send_queue, s.inode), (0, 77, 4711));
+    }
+
+    #[test]
+    fn data_that_came_in_is_counted() {
+        let counted = |tag: u32, counts: &[usize]| {
+            let mut info = vec![0; 200];
+            info[..4].copy_from_slice(&tag.to_ne_bytes());
+            counts.iter().for_each(|at| info[*at] = 5);
+            let mut attrs = netlink::Writer::new();
+            attrs.put(INET_DIAG_INFO, &info).unwrap();
+            let payload = [&[0; REPLY], attrs.bytes()].concat();
+            data(&payload).unwrap()
+        };
+        // A SACK, a packet, a heartbeat.
+        assert_eq!(counted(7, &[56, 80, 160]), Some((7, 0)));
+        assert_eq!(counted(7, &DATA_COUNTS), Some((7, 20)));
+        assert_eq!(counted(0, &DATA_COUNTS), None);
     }
 }

@@ -48,6 +48,11 @@ pub fn start(lab: &mut Lab) -> Result<Talk> {
 
 /// The same, with either kind of socket.
 pub fn start_with(lab: &mut Lab, sockets: Sockets) -> Result<Talk> {
+    start_service(lab, &S1, sockets)
+}
+
+/// The same, with peers that speak more or less often.
+pub fn start_service(lab: &mut Lab, service: &Service, sockets: Sockets) -> Result<Talk> {
     lab.source.sh(&format!("rm -f {STATUS}"))?;
     migrate::own(&mut lab.source, &addresses())?;
     let (listen4, listen6) = (format!("{SERVICE4}:{PORT}"), format!("[{SERVICE6}]:{PORT}"));
@@ -60,7 +65,7 @@ pub fn start_with(lab: &mut Lab, sockets: Sockets) -> Result<Talk> {
     lab.source.until("the server to listen", 10.0, |guest| {
         Ok(guest.get(STATUS).is_ok())
     })?;
-    let peer = peers(lab, sockets)?;
+    let peer = peers_of(lab, service, sockets)?;
     Ok(Talk { server, peer })
 }
 
@@ -258,8 +263,10 @@ pub fn judge(before: &Status, after: &Status, outcome: &mut Outcome) {
     expected.addr_confirmed = after.events.addr_confirmed;
     outcome.require(after.events == expected, || {
         format!(
-            "the peer noticed: {:?} became {:?}",
-            before.events, after.events
+            "the peer noticed: {:?} became {:?}; {}",
+            before.events,
+            after.events,
+            after.paths.join("; ")
         )
     });
     outcome.require(after.errors.is_empty(), || {

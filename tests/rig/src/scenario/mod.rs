@@ -80,6 +80,7 @@ pub const ALL: &[Scenario] = &[
     predump::PAGE_SERVER,
     kernels::CROSS,
     wakeup::SCENARIO,
+    wakeup::REMINDED,
     wakeup::AGAIN,
     bad_input::SCENARIO,
     explain::SCENARIO,

@@ -41,7 +41,16 @@ pub(super) const SCENARIO: Scenario = Scenario {
     in_all: true,
     keep: false,
     plan: PLAN,
-    run: |lab, outcome, tell| run(lab, 1, outcome, tell),
+    run: |lab, outcome, tell| run(lab, &mme::S1, 1, outcome, tell),
+};
+
+pub(super) const REMINDED: Scenario = Scenario {
+    name: "sctp-wakeup-reminded",
+    about: "the same where half of the peers do not hear what wakes them, and are told again",
+    in_all: true,
+    keep: false,
+    plan: PLAN,
+    run: reminded,
 };
 
 pub(super) const AGAIN: Scenario = Scenario {
@@ -50,11 +59,34 @@ pub(super) const AGAIN: Scenario = Scenario {
     in_all: false,
     keep: false,
     plan: PLAN,
-    run: |lab, outcome, tell| run(lab, 2, outcome, tell),
+    run: |lab, outcome, tell| run(lab, &mme::S1, 2, outcome, tell),
 };
 
-fn run(lab: &mut Lab, outages: usize, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
-    let talk = mme::start(lab)?;
+fn reminded(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
+    // The first message to each IPv4 peer asks for packets of 1496 bytes.
+    lab.peer.sh(
+        "nft add table ip deaf; nft 'add chain ip deaf in { type filter hook input priority 0; }'; \
+         nft add rule ip deaf in icmp type destination-unreachable icmp mtu 1496 counter drop",
+    )?;
+    // So few messages that the peers' buffers have room to the end of the outage: each fills the congestion window after
+    // a timer, and nothing but the message, or the timer, has them send again.
+    let service = mme::Service { rate: 5, ..mme::S1 };
+    run(lab, &service, 1, outcome, tell)?;
+    let asked = lab
+        .source
+        .sh(&format!("grep 'asked again' {IMAGES}/restore.log || true"))?;
+    outcome.require(!asked.is_empty(), || "no peer was told again".into());
+    Ok(())
+}
+
+fn run(
+    lab: &mut Lab,
+    service: &mme::Service,
+    outages: usize,
+    outcome: &mut Outcome,
+    tell: &Narrator,
+) -> Result<()> {
+    let talk = mme::start_service(lab, service, mme::Sockets::Each)?;
     thread::sleep(Duration::from_secs(2));
     let before = mme::snapshot(&mut lab.peer, talk.peer)?;
     let began = SystemTime::now();
