@@ -16,6 +16,10 @@ use crate::{
 
 /// Messages waiting in the program before it makes no more.
 const OUTBOX_LIMIT: usize = 64;
+/// Notes of the path kept of each association.
+const PATHS_KEPT: usize = 8;
+/// SCTP_PEER_ADDR_CHANGE: the path has been heard of for the first time.
+const ADDR_CONFIRMED: u16 = 5;
 
 /// An association and its account.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub struct Assoc {
     pub number: Option<u32>,
     /// Notifications seen.
     pub events: Events,
+    /// What the kernel said of its path, in words; the first few.
+    pub paths: Vec<String>,
     /// Messages sent.
     pub sent: u64,
     /// Messages not made because the outbox was full.
@@ -54,6 +60,7 @@ impl Assoc {
             line: Some(line),
             number,
             events: Events::default(),
+            paths: Vec::new(),
             sent: 0,
             throttled: 0,
             error: None,
@@ -177,9 +184,25 @@ impl Assoc {
                 }
             }
             Received::Notification { len } => {
-                count(&mut self.events, buffer.get(..len).unwrap_or(&[]))
+                let bytes = buffer.get(..len).unwrap_or(&[]);
+                count(&mut self.events, bytes);
+                self.note_path(bytes);
             }
             Received::WouldBlock | Received::Closed => {}
+        }
+    }
+
+    fn note_path(&mut self, notification: &[u8]) {
+        let Some(state) = path_state(notification).filter(|s| *s != ADDR_CONFIRMED) else {
+            return;
+        };
+        let silence = self.last.map(|last| last.elapsed().as_millis());
+        if self.paths.len() < PATHS_KEPT {
+            let number = self.number.unwrap_or(0);
+            self.paths.push(format!(
+                "association {number}: path state {state} after {} ms of silence",
+                silence.unwrap_or(0)
+            ));
         }
     }
 
@@ -239,25 +262,30 @@ fn totals(m: &Message<'_>) -> Vec<u64> {
         .collect()
 }
 
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    let half = bytes.get(at..at + 2)?.try_into().ok()?;
+    Some(u16::from_ne_bytes(half))
+}
+
+/// What a SCTP_PEER_ADDR_CHANGE says of the path: 0 is available, 1 unreachable (RFC 6458, section 6.1.2).
+fn path_state(bytes: &[u8]) -> Option<u16> {
+    // Behind the header and a sockaddr_storage; an int of small values, and the machine little-endian.
+    const ADDR_STATE: usize = 136;
+    (half(bytes, 0)? == 0x8002)
+        .then(|| half(bytes, ADDR_STATE))
+        .flatten()
+}
+
 /// Counts a notification (RFC 6458, section 6.1).
 fn count(events: &mut Events, bytes: &[u8]) {
-    // Behind the header and a sockaddr_storage.
-    const ADDR_STATE: usize = 136;
-    const ADDR_CONFIRMED: u16 = 5;
-    let half = |at: usize| {
-        bytes
-            .get(at..at + 2)
-            .and_then(|b| b.try_into().ok())
-            .map(u16::from_ne_bytes)
-    };
-    let counter = match half(0) {
-        Some(0x8001) => match half(8) {
+    let counter = match half(bytes, 0) {
+        Some(0x8001) => match half(bytes, 8) {
             Some(0) => &mut events.comm_up,
             Some(1) => &mut events.comm_lost,
             Some(2) => &mut events.restart,
             _ => &mut events.ended,
         },
-        Some(0x8002) if half(ADDR_STATE) == Some(ADDR_CONFIRMED) => &mut events.addr_confirmed,
+        Some(0x8002) if path_state(bytes) == Some(ADDR_CONFIRMED) => &mut events.addr_confirmed,
         Some(0x8002) => &mut events.addr_change,
         Some(0x8003) => &mut events.send_failed,
         Some(0x8004) => &mut events.remote_error,
@@ -295,5 +323,16 @@ mod tests {
             ..Events::default()
         };
         assert_eq!(events, expect);
+    }
+
+    #[test]
+    fn the_state_of_a_path_is_read() {
+        let mut change = vec![0u8; 148];
+        change[..2].copy_from_slice(&0x8002u16.to_ne_bytes());
+        change[136] = 1;
+        assert_eq!(path_state(&change), Some(1));
+        assert_eq!(path_state(&change[..100]), None);
+        change[0] = 3;
+        assert_eq!(path_state(&change), None);
     }
 }

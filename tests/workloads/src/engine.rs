@@ -213,6 +213,7 @@ impl Engine {
                 s.closed += 1
             }
             s.errors.extend(a.error.clone());
+            s.paths.extend(a.paths.iter().cloned());
             s.sent += a.sent;
             s.received += a.received();
             s.throttled += a.throttled;

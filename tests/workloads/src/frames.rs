@@ -100,10 +100,12 @@ impl Wire {
 }
 
 /// Whether a frame carries SCTP to this port that a network may deliver twice without harm: no INIT, COOKIE, ABORT or
-/// SHUTDOWN.
+/// SHUTDOWN, and no IP fragment, which would wait for its other half and be taken for that of a later packet.
 pub fn may_repeat(frame: &[u8], port: u16) -> bool {
+    // More fragments, or an offset; IPv6 has a header of its own for them.
+    let whole = |flags: &[u8]| flags[0] & 0x3f == 0 && flags[1] == 0;
     let header = match frame.get(12..14) {
-        Some([8, 0]) if frame.get(23) == Some(&132) => {
+        Some([8, 0]) if frame.get(23) == Some(&132) && frame.get(20..22).is_some_and(whole) => {
             usize::from(frame.get(14).copied().unwrap_or(0) & 15) * 4
         }
         Some([0x86, 0xdd]) if frame.get(20) == Some(&132) => 40,
@@ -180,6 +182,9 @@ mod tests {
         frame[14 + 20 + 12] = 0;
         assert!(may_repeat(&frame, 36_412));
         assert!(!may_repeat(&frame, 2905));
+        frame[20] = 0x20;
+        assert!(!may_repeat(&frame, 36_412), "a first fragment");
+        frame[20] = 0x40;
         let header = &frame[14..34];
         let sum: u32 = header
             .chunks(2)

@@ -54,6 +54,8 @@ pub struct Status {
     pub throttled: u64,
     /// Notifications.
     pub events: Events,
+    /// What the kernel said of the associations' paths, in words.
+    pub paths: Vec<String>,
     /// Longest silence of any association, in milliseconds (peer only).
     pub gap_ms: u64,
     /// Longest silence of each association (peer only).
