@@ -14,8 +14,9 @@ use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::{kill, Signal};
 use nix::unistd::Pid;
 use telecr::netlink::local_addresses;
+use telecr::sctp::nudge::Nudger;
 use telecr::sctp::repair::Repair;
-use telecr::sctp::{dump as sctp_dump, list as sctp_list, nudge, restore as sctp_restore};
+use telecr::sctp::{dump as sctp_dump, list as sctp_list, restore as sctp_restore, wake};
 use telecr::{criu, image, lock};
 
 use super::table::Table;
@@ -106,15 +107,15 @@ pub(super) fn restore(file: &Path, command: &[OsString]) -> anyhow::Result<()> {
     let local: Vec<_> = summary.local.iter().map(std::net::SocketAddr::ip).collect();
     lock::unlock(&local)?;
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).context("cannot pass the socket on")?;
-    let mut nudges = Vec::new();
-    repair.associations(socket.as_fd(), |asoc| {
-        nudges.extend(nudge::nudges(&asoc));
-        Ok(())
-    })?;
-    repair.wake(socket.as_fd())?;
-    let mut nudger = nudge::Nudger::default();
-    let reminded = nudger.send(&nudges).map_err(anyhow::Error::from);
-    if let Err(e) = reminded.and_then(|()| Ok(nudger.remind()?)) {
+    let mut nudger = Nudger::default();
+    let sockets = [socket];
+    let (woken, told) = wake::each(&mut repair, &sockets, Some(&mut nudger));
+    woken?;
+    let [socket] = sockets;
+    if let Err(e) = told
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Ok(nudger.remind()?))
+    {
         log::warn!("the peers may send again late: {e:#}");
     }
     report("restored", &summary);

@@ -16,8 +16,9 @@ use super::gtp::Restore as Gtp;
 use super::{departed, names, netns, proc, sockets, sys};
 use crate::image;
 use crate::netlink::local_addresses;
-use crate::sctp::nudge::{self, Nudge, Nudger};
+use crate::sctp::nudge::Nudger;
 use crate::sctp::repair::Repair;
+use crate::sctp::wake;
 
 /// At init: walks every image in the directory and checks that this kernel can
 /// take them. Answers how many there are.
@@ -180,39 +181,38 @@ impl Waker {
         self.is_awake = true;
         // Packets must reach the sockets before these speak.
         let unlocked = door.open(pid, &mut repair, &sockets);
-        let mut result = Ok(());
-        let mut nudges: Vec<Nudge> = Vec::new();
-        for socket in &sockets {
-            let woken = repair
-                .associations(socket.as_fd(), |asoc| {
-                    nudges.extend(nudge::nudges(&asoc));
-                    Ok(())
-                })
-                .and_then(|()| repair.wake(socket.as_fd()));
-            let woken = woken.map_err(|source| Error::Repair {
-                what: format!("a socket of {pid}"),
-                source,
-            });
-            result = result.and(woken);
-        }
+        let mut woken = None;
+        let nudged = self.nudger(pid).and_then(|(netns, nudger)| {
+            netns::within_open(netns.as_fd(), || {
+                let (result, nudged) = wake::each(&mut repair, &sockets, Some(nudger));
+                woken = Some(result);
+                nudged.doing(|| "cannot send ICMP")
+            })
+        });
         // Without them the peers wait for their timers: slower, but no failure.
-        if let Err(e) = self.nudge(pid, &nudges) {
+        if let Err(e) = nudged {
             log::warn!("peers of {pid} may send again late: {e}");
         }
-        result.and(unlocked).map(|()| sockets.len())
+        let woken = woken.unwrap_or_else(|| wake::each(&mut repair, &sockets, None).0);
+        woken
+            .map_err(|source| Error::Repair {
+                what: format!("a socket of {pid}"),
+                source,
+            })
+            .and(unlocked)
+            .map(|()| sockets.len())
     }
 
-    fn nudge(&mut self, pid: i32, nudges: &[Nudge]) -> Result<()> {
-        let netns = File::open(format!("/proc/{pid}/ns/net"))
-            .doing(|| format!("cannot look at process {pid}"))?;
-        let id = sys::file_id(netns.as_fd()).doing(|| format!("cannot look at process {pid}"))?;
+    /// The network namespace of a task, and who nudges from there.
+    fn nudger(&mut self, pid: i32) -> Result<(&File, &mut Nudger)> {
+        let what = || format!("cannot look at process {pid}");
+        let netns = File::open(format!("/proc/{pid}/ns/net")).doing(what)?;
+        let id = sys::file_id(netns.as_fd()).doing(what)?;
         let (netns, nudger) = self
             .nudgers
             .entry(id)
             .or_insert_with(|| (netns, Nudger::default()));
-        netns::within_open(netns.as_fd(), || {
-            nudger.send(nudges).doing(|| "cannot send ICMP")
-        })
+        Ok((netns, nudger))
     }
 
     /// When the tasks run, and nothing waits for CRIU any more: sees to peers that have

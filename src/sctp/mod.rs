@@ -8,6 +8,7 @@
 //! | [`options`] | every socket option, how it is read and put back |
 //! | [`dump`] | a frozen socket into an image |
 //! | [`restore`] | an image into a frozen socket |
+//! | [`wake`] | frozen sockets speak again |
 //! | [`nudge`] | peers that wait for a timer send again at once |
 //! | `route` | what this host knows of the way to a peer |
 //! | [`list`] | the SCTP sockets of this host |
@@ -28,6 +29,7 @@ mod sockopt;
 mod summary;
 pub(crate) mod table;
 mod uapi;
+pub mod wake;
 
 pub use error::{Error, Result};
 pub use summary::Summary;

@@ -16,10 +16,13 @@
 //! has come to it since with the same peer. A peer whose network drops ICMP waits for
 //! its timer.
 //!
-//! Linux sends nothing again where it finds the peer's socket in use by its program
-//! at that very moment: it notes the size, and waits for the timer
-//! (`sctp_icmp_frag_needed()`). Peers from which no data comes are therefore asked a
-//! second time ([`Nudger::remind`]), again for four bytes less.
+//! The size must be news to the association. Linux remembers it for the whole path, and
+//! an association that sends anything meanwhile, a SACK of what it hears, has learnt it
+//! when its own message comes, and does not send again. So this one is sent right before
+//! its association wakes. Linux sends nothing again either where it finds the peer's
+//! socket in use by its program at that very moment (`sctp_icmp_frag_needed()`). Peers
+//! from which no data comes are therefore asked a second time ([`Nudger::remind`]), again
+//! for four bytes less.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -46,8 +49,8 @@ const WAITS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(
 const LEAST: u32 = 1280;
 
 /// What one ICMP message is about: packets of an association from a peer to one of
-/// the addresses it knows this host by; or the other way round, in a message from
-/// this host to itself.
+/// the addresses it knows this host by; or the other way round, in a mirror, a message
+/// from this host to itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Nudge {
     /// The address and port of who is told, the peer.
@@ -58,6 +61,7 @@ pub struct Nudge {
     tag: u32,
     /// IP packet size to ask for, in bytes.
     mtu: u32,
+    mirror: bool,
     /// The tag of this host's by which the association is known here.
     here: u32,
     /// The DATA chunks it had received by then.
@@ -95,6 +99,7 @@ pub fn nudges(asoc: &Association) -> Vec<Nudge> {
                 local,
                 tag,
                 mtu,
+                mirror: false,
                 here: tag,
                 heard,
             });
@@ -103,6 +108,7 @@ pub fn nudges(asoc: &Association) -> Vec<Nudge> {
                 local: peer,
                 tag: their_tag,
                 mtu,
+                mirror: true,
                 here: tag,
                 heard,
             }));
@@ -126,18 +132,20 @@ pub struct Nudger {
     sizes: HashMap<[IpAddr; 2], u32>,
     /// What was sent, and may have to be once more.
     sent: Vec<Nudge>,
+    sockets: Sockets,
 }
 
 /// Raw sockets, each from its first message on.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Sockets {
     v4: Option<OwnedFd>,
     v6: Option<OwnedFd>,
 }
 
 impl Nudger {
-    /// Sends them from the current network namespace, which is always the same. Call
-    /// it when the associations are awake and nothing drops their packets any more.
+    /// Sends them from the current network namespace, which is always the same. Call it
+    /// when nothing drops the packets of the associations any more: for the peers right
+    /// before these wake, for the [mirrors](Nudge::is_mirror) when they are awake.
     ///
     /// # Errors
     /// No raw socket (CAP_NET_RAW), or the first message that could not be sent; the
@@ -145,7 +153,7 @@ impl Nudger {
     pub fn send(&mut self, nudges: &[Nudge]) -> io::Result<()> {
         let fitted: Vec<Nudge> = nudges.iter().filter_map(|n| self.fitted(n)).collect();
         self.sent.extend_from_slice(&fitted);
-        send_all(&fitted)
+        self.sockets.send_all(&fitted)
     }
 
     /// Waits for data of the peers that were sent something, a short while, and asks those
@@ -167,7 +175,9 @@ impl Nudger {
             .into_iter()
             .filter_map(|n| n.of(n.mtu.saturating_sub(LESS)))
             .collect();
-        send_all(&asked).map_err(Error::sys("send ICMP"))?;
+        self.sockets
+            .send_all(&asked)
+            .map_err(Error::sys("send ICMP"))?;
         let peers: HashSet<u32> = asked.iter().map(|n| n.here).collect();
         Ok(peers.len())
     }
@@ -185,16 +195,16 @@ impl Nudger {
     }
 }
 
-fn send_all(nudges: &[Nudge]) -> io::Result<()> {
-    let mut sockets = Sockets::default();
-    let mut result = Ok(());
-    for nudge in nudges {
-        result = result.and(sockets.send(nudge)?);
-    }
-    result
-}
-
 impl Sockets {
+    /// The first failure, after all have been tried.
+    fn send_all(&mut self, nudges: &[Nudge]) -> io::Result<()> {
+        let mut result = Ok(());
+        for nudge in nudges {
+            result = result.and(self.send(nudge)?);
+        }
+        result
+    }
+
     /// What the kernel says of this one, unless none can be sent at all.
     fn send(&mut self, nudge: &Nudge) -> io::Result<io::Result<()>> {
         let open =
@@ -227,6 +237,12 @@ impl Sockets {
 }
 
 impl Nudge {
+    /// Not for the peer, but what this host remembers the size by.
+    #[must_use]
+    pub fn is_mirror(&self) -> bool {
+        self.mirror
+    }
+
     /// The same for another size, unless that is too small.
     fn of(&self, mtu: u32) -> Option<Self> {
         (mtu >= LEAST).then_some(Self { mtu, ..*self })
@@ -318,6 +334,7 @@ mod tests {
         // This host is told the same of the packets it sends.
         assert_eq!((mirror.peer, mirror.local), (nudge.local, nudge.peer));
         assert_eq!((mirror.tag, mirror.mtu), (0x0506_0708, nudge.mtu));
+        assert!(mirror.is_mirror() && !nudge.is_mirror());
         let bytes = nudge.message();
         // Type 3, code 4, next-hop MTU 1496.
         assert_eq!(bytes[..2], [3, 4]);
