@@ -102,7 +102,6 @@ unsafe extern "C" fn exit(stage: c_int, ret: c_int) {
             // `ret` does not tell whether the tasks will live: always put back.
             (STAGE_DUMP, State::Dumping(Some(dump), _)) => dump.finish()?,
             (STAGE_RESTORE, State::Restoring(mut links, ..)) if ret != 0 => links.undo(),
-            (STAGE_RESTORE, State::Restoring(_, mut waker, _)) => waker.remind(),
             _ => {}
         }
         Ok(0)

@@ -107,16 +107,12 @@ pub(super) fn restore(file: &Path, command: &[OsString]) -> anyhow::Result<()> {
     let local: Vec<_> = summary.local.iter().map(std::net::SocketAddr::ip).collect();
     lock::unlock(&local)?;
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).context("cannot pass the socket on")?;
-    let mut nudger = Nudger::default();
     let sockets = [socket];
-    let (woken, told) = wake::each(&mut repair, &sockets, Some(&mut nudger));
+    let (woken, told) = wake::each(&mut repair, &sockets, Some(&mut Nudger::default()));
     woken?;
     let [socket] = sockets;
-    if let Err(e) = told
-        .map_err(anyhow::Error::from)
-        .and_then(|()| Ok(nudger.remind()?))
-    {
-        log::warn!("the peers may send again late: {e:#}");
+    if let Err(e) = told {
+        log::warn!("the peers may send again late: {e}");
     }
     report("restored", &summary);
     let error = Command::new(program)

@@ -20,6 +20,7 @@
 //! | `departed` | what left must not be answered for here |
 //! | `snapshot` | undoing what CRIU's own code was doing in a task |
 //! | `dump`, `restore` | the hooks' work, in the order CRIU calls them |
+//! | `reminder` | peers that have missed what wakes them |
 //! | [`door`] | lifting the packet lock |
 //! | [`gtp`], `keeper` | GTP links of the tree, and what becomes of them |
 //! | `netns` | work in another network namespace |
@@ -43,6 +44,7 @@ mod netimages;
 mod netns;
 mod proc;
 mod ptrace;
+mod reminder;
 mod rescue;
 pub mod restore;
 mod scan;

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::door::Door;
 use super::error::{Context, Error, Result};
 use super::gtp::Restore as Gtp;
-use super::{departed, names, netns, proc, sockets, sys};
+use super::{departed, names, netns, proc, reminder, sockets, sys};
 use crate::image;
 use crate::netlink::local_addresses;
 use crate::sctp::nudge::Nudger;
@@ -187,7 +187,11 @@ impl Waker {
                 let (result, nudged) = wake::each(&mut repair, &sockets, Some(nudger));
                 woken = Some(result);
                 nudged.doing(|| "cannot send ICMP")
-            })
+            })?;
+            match nudger.reminder() {
+                Some(peers) => reminder::start(netns, peers),
+                None => Ok(()),
+            }
         });
         // Without them the peers wait for their timers: slower, but no failure.
         if let Err(e) = nudged {
@@ -213,24 +217,6 @@ impl Waker {
             .entry(id)
             .or_insert_with(|| (netns, Nudger::default()));
         Ok((netns, nudger))
-    }
-
-    /// When the tasks run, and nothing waits for CRIU any more: sees to peers that have
-    /// not begun to send again.
-    pub fn remind(&mut self) {
-        for (netns, nudger) in self.nudgers.values_mut() {
-            let reminded = netns::within_open(netns.as_fd(), || {
-                nudger.remind().map_err(|source| Error::Repair {
-                    what: "a network namespace".into(),
-                    source,
-                })
-            });
-            match reminded {
-                Ok(0) => {}
-                Ok(peers) => log::info!("{peers} peers have sent no data: asked again"),
-                Err(e) => log::warn!("peers may send again late: {e}"),
-            }
-        }
     }
 
     fn sockets(&mut self, pid: i32) -> Result<Vec<OwnedFd>> {

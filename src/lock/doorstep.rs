@@ -6,18 +6,15 @@
 //! passes a device of the host, before a bridge, a macvlan device or routing takes
 //! it further: there, in the table `netdev telecr`, it is dropped. SCTP in UDP
 //! (RFC 6951) is not looked into, and passes, as do IP fragments but for the
-//! first, without which they are of no use.
+//! first: they have no port, and may be for somebody who is here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::encode::{self, Family};
-use super::expr::{
-    among_places, among_portless, compare, first_fragment, load_meta, verdict, ACCEPT, DROP, EQUAL,
-    PROTOCOL,
-};
+use super::expr::{among_places, compare, load_meta, verdict, ACCEPT, DROP, EQUAL, PROTOCOL};
 use super::ruleset::{missing, read, settle, transaction, ATTEMPTS};
-use super::{Place, Port, Result};
+use super::{Place, Result};
 use crate::netlink::nft::{
     be32, DELSETELEM, DELTABLE, GETSETELEM, LIST_ELEM, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM,
     NEWTABLE,
@@ -28,8 +25,6 @@ use crate::netlink::{self, nft, Message, Writer};
 const NETDEV: u8 = 5;
 /// Before all others.
 const PRIORITY: i32 = -500;
-/// Stands for the port of a fragment that has none.
-const NO_PORT: u16 = 0;
 /// Less than a chain can have (`NFT_NETDEVICE_MAX`).
 const DEVICES: usize = 200;
 
@@ -43,21 +38,12 @@ pub fn lock(places: &[Place], expiry: Duration) -> Result<()> {
     let mut attempt = 0;
     loop {
         attempt += 1;
-        match lock_at(&devices()?, places, expiry) {
+        match transaction(&establish(places, expiry, &devices()?)?) {
             // A device has just gone.
             Err(e) if missing(&e) && attempt < ATTEMPTS => {}
             other => return Ok(other?),
         }
     }
-}
-
-/// The same at these devices.
-pub(super) fn lock_at(
-    devices: &[String],
-    places: &[Place],
-    expiry: Duration,
-) -> netlink::Result<()> {
-    transaction(&establish(places, expiry, devices)?)
 }
 
 /// Lets through again what goes to the places that `which` names; with the last
@@ -72,11 +58,7 @@ pub fn unlock(which: impl Fn(&Place) -> bool) -> Result<()> {
         Ok(match left.is_empty() {
             // Where the time of all was over, the chains are still there.
             true => None,
-            false => {
-                let (gone, left) = (with_fragments(&gone), with_fragments(&left));
-                let gone: Vec<Place> = gone.difference(&left).copied().collect();
-                Some(remove(&gone)?)
-            }
+            false => Some(remove(&gone)?),
         })
     })
 }
@@ -93,21 +75,10 @@ pub(super) fn status() -> Result<BTreeMap<Place, Duration>> {
         let all = read(list)?;
         found.extend(
             all.iter()
-                .filter_map(|(k, left)| Some((encode::place(k)?, *left)))
-                .filter(|((_, port), _)| port.number != NO_PORT),
+                .filter_map(|(k, left)| Some((encode::place(k)?, *left))),
         );
     }
     Ok(found)
-}
-
-/// These places, and where fragments of packets for them go.
-fn with_fragments(places: &[Place]) -> BTreeSet<Place> {
-    let portless = |&(ip, port): &Place| {
-        let number = NO_PORT;
-        (ip, Port { number, ..port })
-    };
-    let fragments = places.iter().map(portless);
-    places.iter().copied().chain(fragments).collect()
 }
 
 /// The devices of this network namespace, without loopback.
@@ -136,28 +107,16 @@ fn establish(
         let set = encode::set(named()?, name, kind, encode::SET_TIMEOUT, id)?;
         all.push(create(NEWSET, &set));
     }
-    let places: Vec<Place> = with_fragments(places).into_iter().collect();
-    let add = elements(NEWSETELEM, &places, Some(expiry))?;
+    let add = elements(NEWSETELEM, places, Some(expiry))?;
     // Kernels before 6.12 do not change the time of one that is there.
     all.extend(add.clone());
-    all.extend(remove(&places)?);
+    all.extend(remove(places)?);
     all.extend(add);
     for (n, some) in devices.chunks(DEVICES).enumerate() {
         let name = format!("ingress-{}-{n}", std::process::id());
         all.push(chain(&name, some)?);
         for family in Family::BOTH {
-            all.push(rule(&name, family, |e| {
-                among_places(e, family, None, set(family))?;
-                verdict(e, DROP)
-            })?);
-            all.push(rule(&name, family, |e| {
-                first_fragment(e)?;
-                verdict(e, ACCEPT)
-            })?);
-            all.push(rule(&name, family, |e| {
-                among_portless(e, family, set(family))?;
-                verdict(e, DROP)
-            })?);
+            all.push(rule(&name, family)?);
         }
     }
     Ok(all)
@@ -210,18 +169,14 @@ fn chain(name: &str, devices: &[String]) -> netlink::Result<Message> {
     Ok(create(NEWCHAIN, &w))
 }
 
-/// For packets of this family, what `more` says.
-fn rule(
-    chain: &str,
-    family: Family,
-    more: impl FnOnce(&mut Writer) -> netlink::Result<()>,
-) -> netlink::Result<Message> {
+fn rule(chain: &str, family: Family) -> netlink::Result<Message> {
     let mut w = named()?;
     w.put_str(2, chain)?;
     w.nest(4, |e| {
         load_meta(e, PROTOCOL)?;
         compare(e, EQUAL, &family.ethertype().to_be_bytes())?;
-        more(e)
+        among_places(e, family, None, set(family))?;
+        verdict(e, DROP)
     })?;
     let append = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
     Ok(nft::message(NEWRULE, append, NETDEV, &w))

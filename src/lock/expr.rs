@@ -13,7 +13,7 @@ const VERDICT_REGISTER: u32 = 0;
 pub(super) const DROP: u32 = 0;
 pub(super) const ACCEPT: u32 = 1;
 pub(super) const EQUAL: u32 = 0;
-pub(super) const NOT_EQUAL: u32 = 1;
+pub(super) const AT_MOST: u32 = 3;
 /// Keys of `meta`.
 pub(super) const PROTOCOL: u32 = 1;
 pub(super) const NFPROTO: u32 = 15;
@@ -59,15 +59,6 @@ pub(super) fn among_places(
         }
     };
     load_payload_to(out, next + 1, TRANSPORT_HEADER, header + DESTINATION, 2)?;
-    lookup(out, set)
-}
-
-/// The same for a packet whose port cannot be seen: the set has it as port 0.
-pub(super) fn among_portless(out: &mut Writer, family: Family, set: &str) -> Result<()> {
-    let next = FIRST_WORD + family.len() / 4;
-    load_payload(out, NETWORK_HEADER, family.offset(), family.len())?;
-    load_meta_to(out, next, L4PROTO)?;
-    value(out, next + 1, &[0; 4])?;
     lookup(out, set)
 }
 

@@ -4,7 +4,7 @@
 use super::encode::{in_table, message, Family, CHAIN, EVERYTHING};
 use super::expr::{
     among_places, compare, expression, first_fragment, load_meta, load_payload, lookup, protocol,
-    udp_port, value, verdict, ACCEPT, DROP, EQUAL, GTP_PORTS, NETWORK_HEADER, NFPROTO, NOT_EQUAL,
+    udp_port, value, verdict, ACCEPT, AT_MOST, DROP, EQUAL, GTP_PORTS, NETWORK_HEADER, NFPROTO,
     REGISTER,
 };
 use crate::netlink::nft::{be32, NEWRULE};
@@ -80,7 +80,7 @@ pub(super) fn without_socket() -> Result<Vec<Message>> {
             })?;
             // Where there is no socket, the rule ends at the expression above;
             // where there is one, it says 0 or 1.
-            compare(e, NOT_EQUAL, &[2])?;
+            compare(e, AT_MOST, &[1])?;
             verdict(e, ACCEPT)
         })?);
         for number in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
@@ -94,17 +94,19 @@ pub(super) fn without_socket() -> Result<Vec<Message>> {
     Ok(rules)
 }
 
-/// Has the kernel put IP fragments together ahead of this chain, as it does where a
-/// rule has a `tproxy`; this one never comes to it. Else only the first one would be
-/// dropped, which has the port, and the others wait half a minute for one with their
-/// number. Linux counts the packets of each SCTP socket, mostly from 0, so one of
-/// another association soon has it, and what is made of both is lost. Needs the kernel's
-/// `nft_tproxy`.
+/// Has the kernel put IP fragments together ahead of this chain, all of this network
+/// namespace, as it does where a rule has a `tproxy`; this one never comes to it. Else
+/// only the first one would be dropped, which has the port, and the others wait half a
+/// minute for one with their number. Linux counts the packets of each connected SCTP
+/// socket on its own, of many from 0, so one of another association soon has it, and
+/// what is made of both is lost. Needs the kernel's `nft_tproxy`.
 pub(super) fn whole_packets() -> Result<Vec<Message>> {
     const NO_FAMILY: u8 = 0;
     let rule = append(|e| {
         load_meta(e, NFPROTO)?;
         compare(e, EQUAL, &[NO_FAMILY])?;
+        // nft would not read back a `tproxy` of no protocol.
+        protocol(e, libc::IPPROTO_UDP)?;
         value(e, REGISTER, &GTP_PORTS[0].to_be_bytes())?;
         expression(e, "tproxy", |e| {
             be32(e, 1, NO_FAMILY.into())?; // any

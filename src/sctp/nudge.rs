@@ -21,8 +21,8 @@
 //! when its own message comes, and does not send again. So this one is sent right before
 //! its association wakes. Linux sends nothing again either where it finds the peer's
 //! socket in use by its program at that very moment (`sctp_icmp_frag_needed()`). Peers
-//! from which no data comes are therefore asked a second time ([`Nudger::remind`]), again
-//! for four bytes less.
+//! from which no data comes are therefore asked a second time ([`Reminder`]), again for
+//! four bytes less.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -43,7 +43,7 @@ use crate::proto::Association;
 
 /// Bytes of the path MTU given up; SCTP packets are a multiple of it.
 const LESS: u32 = 4;
-/// How long the data of the peers may take to come, in two parts: nobody is kept waiting when all have spoken.
+/// How long the data of the peers may take to come, in two parts.
 const WAITS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(300)];
 /// IPv6 knows no smaller link (RFC 8200, 5), IPv4 none that telecr would ask for.
 const LEAST: u32 = 1280;
@@ -135,6 +135,10 @@ pub struct Nudger {
     sockets: Sockets,
 }
 
+/// Who may not have heard.
+#[derive(Debug)]
+pub struct Reminder(Vec<Nudge>);
+
 /// Raw sockets, each from its first message on.
 #[derive(Debug, Default)]
 struct Sockets {
@@ -156,30 +160,10 @@ impl Nudger {
         self.sockets.send_all(&fitted)
     }
 
-    /// Waits for data of the peers that were sent something, a short while, and asks those
-    /// for less again of which none has come; once. Says how many. Call it in the same
-    /// network namespace, when nothing waits for this any more.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send), or the kernel's refusal to list associations.
-    pub fn remind(&mut self) -> Result<usize> {
-        for wait in WAITS {
-            if self.sent.is_empty() {
-                break;
-            }
-            std::thread::sleep(wait);
-            let heard = diag::heard()?;
-            self.sent.retain(|n| heard.get(&n.here) == Some(&n.heard));
-        }
-        let asked: Vec<Nudge> = std::mem::take(&mut self.sent)
-            .into_iter()
-            .filter_map(|n| n.of(n.mtu.saturating_sub(LESS)))
-            .collect();
-        self.sockets
-            .send_all(&asked)
-            .map_err(Error::sys("send ICMP"))?;
-        let peers: HashSet<u32> = asked.iter().map(|n| n.here).collect();
-        Ok(peers.len())
+    /// Whom it may have to ask once more: all it has nudged since it was asked last.
+    pub fn reminder(&mut self) -> Option<Reminder> {
+        let sent = std::mem::take(&mut self.sent);
+        (!sent.is_empty()).then_some(Reminder(sent))
     }
 
     /// A path that others have made smaller already is asked for less than that: the peer may know it, too. Not for less
@@ -233,6 +217,40 @@ impl Sockets {
             }
         };
         Ok(sent.map(drop).map_err(io::Error::from))
+    }
+}
+
+impl Reminder {
+    /// Waits a short while for data of the peers, and asks those for less again of which
+    /// none has come, or not all. Says how many. Call it in the network namespace they
+    /// were nudged from.
+    ///
+    /// # Errors
+    /// As [`Nudger::send`], or the kernel's refusal to list associations.
+    pub fn run(self) -> Result<usize> {
+        let mut sent = self.0;
+        for wait in WAITS {
+            std::thread::sleep(wait);
+            let now = diag::heard()?;
+            sent.retain(|n| {
+                now.get(&n.here)
+                    .is_some_and(|h| h.has_gaps || h.data == n.heard)
+            });
+            if sent.is_empty() {
+                return Ok(0);
+            }
+        }
+        // One mirror will do for this host to remember, and each has the association send all it has sent again.
+        let mut mirrored = HashSet::new();
+        let again = sent.iter().filter_map(|n| n.of(n.mtu.saturating_sub(LESS)));
+        let asked: Vec<Nudge> = again
+            .filter(|n| !n.mirror || mirrored.insert((n.peer.ip(), n.local.ip())))
+            .collect();
+        Sockets::default()
+            .send_all(&asked)
+            .map_err(Error::sys("send ICMP"))?;
+        let peers: HashSet<u32> = asked.iter().map(|n| n.here).collect();
+        Ok(peers.len())
     }
 }
 
@@ -407,8 +425,7 @@ mod tests {
             assert_eq!(nudge.of(nudge.mtu - LESS).unwrap().mtu, 1492);
             assert!(nudge.of(1279).is_none());
         }
-        // Nobody has been asked for anything: nothing is waited for.
-        assert_eq!(Nudger::default().remind().unwrap(), 0);
+        assert!(Nudger::default().reminder().is_none());
     }
 
     #[test]

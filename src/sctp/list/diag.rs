@@ -16,6 +16,8 @@ const REPLY: usize = 72;
 const INET_DIAG_INFO: u16 = 2;
 /// Where `struct sctp_info` counts DATA chunks that came ahead of others, twice, unordered and ordered.
 const DATA_COUNTS: [usize; 4] = [96, 104, 128, 144];
+/// Where it has the TSNs that are missing before the last received.
+const PENDING: usize = 14;
 const INET_DIAG_LOCALS: u16 = 12;
 const INET_DIAG_PEERS: u16 = 13;
 /// Length of `struct sockaddr_storage`, whatever the family.
@@ -33,18 +35,27 @@ pub(super) fn read() -> Result<Vec<Socket>> {
     Ok(without_doubles(found))
 }
 
-/// How many DATA chunks the associations of the current network namespace have
-/// received, by their local verification tags.
+/// What the associations of the current network namespace have received, by their
+/// local verification tags.
 ///
 /// # Errors
 /// The kernel's refusal.
-pub(crate) fn heard() -> Result<HashMap<u32, u64>> {
+pub(crate) fn heard() -> Result<HashMap<u32, Heard>> {
     let mut found = HashMap::new();
     each(|payload| {
         found.extend(data(payload)?);
         Ok(())
     })?;
     Ok(found)
+}
+
+/// What an association has received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// DATA chunks, wanted or not.
+    pub(crate) data: u64,
+    /// Whether some are missing before the last.
+    pub(crate) has_gaps: bool,
 }
 
 fn each(mut take: impl FnMut(&[u8]) -> netlink::Result<()>) -> Result<()> {
@@ -61,17 +72,20 @@ fn each(mut take: impl FnMut(&[u8]) -> netlink::Result<()>) -> Result<()> {
     Ok(())
 }
 
-/// Tag and count of an association, from its `struct sctp_info`.
-fn data(payload: &[u8]) -> netlink::Result<Option<(u32, u64)>> {
+/// An association by its `struct sctp_info`, with its tag.
+fn data(payload: &[u8]) -> netlink::Result<Option<(u32, Heard)>> {
     let attrs = Attrs::new(payload.get(REPLY..).ok_or(SHORT)?);
     let Some(info) = attrs.find(INET_DIAG_INFO)? else {
         return Ok(None);
     };
     let tag = array(info, 0).map(u32::from_ne_bytes).unwrap_or_default();
     let counts = DATA_COUNTS.iter().filter_map(|at| array(info, *at));
-    let count = counts.fold(0u64, |sum, n| sum.wrapping_add(u64::from_ne_bytes(n)));
+    let heard = Heard {
+        data: counts.fold(0, |sum, n| sum.wrapping_add(u64::from_ne_bytes(n))),
+        has_gaps: array(info, PENDING).is_some_and(|n| u16::from_ne_bytes(n) > 0),
+    };
     // Sockets without an association are all zero.
-    Ok((tag != 0).then_some((tag, count)))
+    Ok((tag != 0).then_some((tag, heard)))
 }
 
 /// `struct inet_diag_req_v2` for every state.
@@ -199,9 +213,11 @@ mod tests {
             let payload = [&[0; REPLY], attrs.bytes()].concat();
             data(&payload).unwrap()
         };
+        let heard = |data, has_gaps| Some((7, Heard { data, has_gaps }));
         // A SACK, a packet, a heartbeat.
-        assert_eq!(counted(7, &[56, 80, 160]), Some((7, 0)));
-        assert_eq!(counted(7, &DATA_COUNTS), Some((7, 20)));
+        assert_eq!(counted(7, &[56, 80, 160]), heard(0, false));
+        assert_eq!(counted(7, &DATA_COUNTS), heard(20, false));
+        assert_eq!(counted(7, &[PENDING, DATA_COUNTS[3]]), heard(5, true));
         assert_eq!(counted(0, &DATA_COUNTS), None);
     }
 }

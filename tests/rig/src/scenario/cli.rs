@@ -103,6 +103,9 @@ fn reads_well(guest: &mut Guest, outcome: &mut Outcome) -> Result<()> {
     outcome.require(rules(&again) == rules(&listed), || {
         format!("a second lock doubles rules: {again}")
     });
+    guest
+        .sh("nft list ruleset > /var/tmp/rules.nft; nft -c -f /var/tmp/rules.nft")
+        .context("nft does not read back what it lists")?;
     for line in [
         "ip daddr @local4 meta l4proto sctp drop",
         "ip6 daddr @local6 meta l4proto sctp drop",

@@ -63,20 +63,40 @@ pub(super) const AGAIN: Scenario = Scenario {
 };
 
 fn reminded(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
-    // The first message to each IPv4 peer asks for packets of 1496 bytes.
-    lab.peer.sh(
-        "nft add table ip deaf; nft 'add chain ip deaf in { type filter hook input priority 0; }'; \
-         nft add rule ip deaf in icmp type destination-unreachable icmp mtu 1496 counter drop",
-    )?;
+    // The first message to each IPv4 peer asks for packets of 1496 bytes, the second for four less.
+    lab.peer.sh("nft -f - <<E
+table ip deaf {
+    counter first {}
+    counter second {}
+    chain in {
+        type filter hook input priority 0
+        icmp type destination-unreachable icmp mtu 1496 counter name first drop
+        icmp type destination-unreachable icmp mtu 1492 counter name second
+    }
+}
+E")?;
     // So few messages that the peers' buffers have room to the end of the outage: each fills the congestion window after
     // a timer, and nothing but the message, or the timer, has them send again.
     let service = mme::Service { rate: 5, ..mme::S1 };
     run(lab, &service, 1, outcome, tell)?;
-    let asked = lab
-        .source
-        .sh(&format!("grep 'asked again' {IMAGES}/restore.log || true"))?;
-    outcome.require(!asked.is_empty(), || "no peer was told again".into());
+    let deaf = counted(lab, "first")?;
+    let reminded = counted(lab, "second")?;
+    outcome.figure("deaf", deaf);
+    outcome.figure("reminded", reminded);
+    outcome.require(0 < reminded && reminded <= deaf, || {
+        format!("of {deaf} deaf peers {reminded} were told again")
+    });
     Ok(())
+}
+
+/// What a counter of the peer's has seen.
+fn counted(lab: &mut Lab, name: &str) -> Result<u64> {
+    let text = lab.peer.sh(&format!("nft list counter ip deaf {name}"))?;
+    let mut words = text.split_whitespace().skip_while(|w| *w != "packets");
+    let count = words
+        .nth(1)
+        .with_context(|| format!("no count in {text}"))?;
+    Ok(count.parse()?)
 }
 
 fn run(
