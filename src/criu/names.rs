@@ -10,6 +10,9 @@ pub(crate) const GUARD: &str = "telecr-guard";
 /// The guard's name while it only holds the sockets of tasks that are gone.
 pub(crate) const DEPARTED: &str = "telecr-departed";
 
+/// The process that sees to silent peers after a restore.
+pub(crate) const REMINDER: &str = "telecr-reminder";
+
 /// The image file of the socket CRIU calls `id`.
 pub fn image(id: i32) -> String {
     format!("{PREFIX}{id}{SUFFIX}")

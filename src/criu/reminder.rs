@@ -2,12 +2,12 @@
 //! The reminder: a small process that sees to peers which have not begun to send again,
 //! so that nobody who waits for CRIU waits for them.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use super::error::{Context, Error, Result};
-use super::{guard, logger, sys};
+use super::{guard, logger, names, sys};
 use crate::sctp::nudge::Reminder;
 
 /// Forks it, for those nudged from this network namespace.
@@ -27,6 +27,7 @@ pub(crate) fn start(netns: &File, peers: Reminder) -> Result<()> {
 fn remind(netns: &File, peers: Reminder) -> Result<()> {
     guard::detach(vec![netns.as_raw_fd()])?;
     sys::ordinary_priority();
+    fs::write("/proc/self/comm", names::REMINDER).doing(|| "cannot take a name")?;
     sys::enter_netns(netns.as_fd()).doing(|| "cannot enter a network namespace")?;
     peers.run().map(drop).map_err(|source| Error::Repair {
         what: "a network namespace".into(),
