@@ -62,7 +62,7 @@ pub fn count(pcap: &[u8], from: SystemTime, to: SystemTime) -> Answers {
 }
 
 /// Protocol and payload of an IP packet that is no later fragment.
-fn payload(frame: &[u8]) -> Option<(u8, &[u8])> {
+pub(super) fn payload(frame: &[u8]) -> Option<(u8, &[u8])> {
     let ip = frame.get(14..)?;
     match frame.get(12..14)? {
         [8, 0] => {

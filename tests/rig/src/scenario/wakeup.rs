@@ -116,6 +116,11 @@ fn run(
         }
         let woken = outage(lab, &talk, tell)?;
         figures(&woken, outcome)?;
+        // One that hears of a shorter path by another association's message first does not send again on its own.
+        let late = woken.iter().filter(|w| !w.is_nudged_first).count();
+        outcome.require(late == 0, || {
+            format!("{late} associations spoke before the message that wakes their peers")
+        });
         // From the second on the timers are so long that few peers have tried twice.
         if n == 0 {
             before_timers(&woken, outcome)?;
