@@ -44,7 +44,7 @@ use crate::proto::Association;
 /// Bytes of the path MTU given up; SCTP packets are a multiple of it.
 const LESS: u32 = 4;
 /// How long the data of the peers may take to come, in two parts.
-const WAITS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(300)];
+const WAITS: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(700)];
 /// IPv6 knows no smaller link (RFC 8200, 5), IPv4 none that telecr would ask for.
 const LEAST: u32 = 1280;
 
