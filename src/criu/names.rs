@@ -50,6 +50,6 @@ mod tests {
         assert_eq!(image_id(&image(42)), Some(42));
         assert_eq!(image_id("telecr-sctp-x.img"), None);
         assert_eq!(image_id("core-1.img"), None);
-        assert!(GUARD.len() <= 15 && DEPARTED.len() <= 15);
+        assert!([GUARD, DEPARTED, REMINDER].iter().all(|n| n.len() <= 15));
     }
 }

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The reminder: a small process that sees to peers which have not begun to send again,
-//! so that nobody who waits for CRIU waits for them.
+//! so that nobody who waits for CRIU waits for them. It stays in CRIU's network
+//! namespace: in a container's it would be taken for somebody who lives there.
 
-use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd};
+use std::fs;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use super::error::{Context, Error, Result};
 use super::{guard, logger, names, sys};
 use crate::sctp::nudge::Reminder;
 
-/// Forks it, for those nudged from this network namespace.
-pub(crate) fn start(netns: &File, peers: Reminder) -> Result<()> {
+/// Forks it.
+pub(crate) fn start(peers: Reminder) -> Result<()> {
     sys::fork_orphan(|| {
         // An unwinding panic must not reach CRIU's frames, not even in a copy of them.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             logger::leave_criu();
-            if let Err(e) = remind(netns, peers) {
+            if let Err(e) = remind(peers) {
                 log::warn!("peers may send again late: {e}");
             }
         }));
@@ -24,13 +24,12 @@ pub(crate) fn start(netns: &File, peers: Reminder) -> Result<()> {
     .doing(|| "cannot fork the reminder of silent peers")
 }
 
-fn remind(netns: &File, peers: Reminder) -> Result<()> {
-    guard::detach(vec![netns.as_raw_fd()])?;
+fn remind(peers: Reminder) -> Result<()> {
+    guard::detach(peers.descriptors())?;
     sys::ordinary_priority();
     fs::write("/proc/self/comm", names::REMINDER).doing(|| "cannot take a name")?;
-    sys::enter_netns(netns.as_fd()).doing(|| "cannot enter a network namespace")?;
     peers.run().map(drop).map_err(|source| Error::Repair {
-        what: "a network namespace".into(),
+        what: "the peers".into(),
         source,
     })
 }

@@ -3,7 +3,7 @@
 //! task, wake them all when the tasks stand ready to run.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufReader, ErrorKind};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -18,7 +18,7 @@ use crate::image;
 use crate::netlink::local_addresses;
 use crate::sctp::nudge::Nudger;
 use crate::sctp::repair::Repair;
-use crate::sctp::wake;
+use crate::sctp::{self, wake};
 
 /// At init: walks every image in the directory and checks that this kernel can
 /// take them. Answers how many there are.
@@ -123,7 +123,7 @@ pub fn give_up(root: i32) {
 #[derive(Default)]
 pub struct Waker {
     seen: HashSet<(u64, u64)>,
-    nudgers: HashMap<(u64, u64), (File, Nudger)>,
+    nudgers: HashMap<(u64, u64), Nudger>,
     is_awake: bool,
     root: Option<i32>,
 }
@@ -182,16 +182,17 @@ impl Waker {
         // Packets must reach the sockets before these speak.
         let unlocked = door.open(pid, &mut repair, &sockets);
         let mut woken = None;
-        let nudged = self.nudger(pid).and_then(|(netns, nudger)| {
-            netns::within_open(netns.as_fd(), || {
-                let (result, nudged) = wake::each(&mut repair, &sockets, Some(nudger));
+        let nudged = self.nudger(pid).and_then(|nudger| {
+            let (told, peers) = netns::of_task(pid, || {
+                let (result, told) = wake::each(&mut repair, &sockets, Some(nudger));
                 woken = Some(result);
-                nudged.doing(|| "cannot send ICMP")
+                Ok((told, nudger.reminder()))
             })?;
-            match nudger.reminder() {
-                Some(peers) => reminder::start(netns, peers),
+            let reminded = match named(peers)? {
+                Some(peers) => reminder::start(peers),
                 None => Ok(()),
-            }
+            };
+            named(told).and(reminded)
         });
         // Without them the peers wait for their timers: slower, but no failure.
         if let Err(e) = nudged {
@@ -207,16 +208,10 @@ impl Waker {
             .map(|()| sockets.len())
     }
 
-    /// The network namespace of a task, and who nudges from there.
-    fn nudger(&mut self, pid: i32) -> Result<(&File, &mut Nudger)> {
-        let what = || format!("cannot look at process {pid}");
-        let netns = File::open(format!("/proc/{pid}/ns/net")).doing(what)?;
-        let id = sys::file_id(netns.as_fd()).doing(what)?;
-        let (netns, nudger) = self
-            .nudgers
-            .entry(id)
-            .or_insert_with(|| (netns, Nudger::default()));
-        Ok((netns, nudger))
+    /// Who nudges from the network namespace of a task.
+    fn nudger(&mut self, pid: i32) -> Result<&mut Nudger> {
+        let netns = netns::of(pid).doing(|| format!("cannot look at process {pid}"))?;
+        Ok(self.nudgers.entry(netns).or_default())
     }
 
     fn sockets(&mut self, pid: i32) -> Result<Vec<OwnedFd>> {
@@ -247,6 +242,13 @@ impl Waker {
 fn open_repair() -> Result<Repair> {
     Repair::open().map_err(|source| Error::Repair {
         what: "repair mode cannot be used".into(),
+        source,
+    })
+}
+
+fn named<T>(of_peers: sctp::Result<T>) -> Result<T> {
+    of_peers.map_err(|source| Error::Repair {
+        what: "the peers".into(),
         source,
     })
 }

@@ -2,6 +2,7 @@
 //! The socket: one request, one dump, or many requests in few system calls.
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 
 use netlink_sys::protocols;
 use netlink_sys::SocketAddr;
@@ -53,6 +54,12 @@ pub struct Socket {
 
 fn io(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { what, source }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inner.as_raw_fd()
+    }
 }
 
 impl Socket {

@@ -18,17 +18,18 @@
 //!
 //! The size must be news to the association. Linux remembers it for the whole path, and
 //! an association that sends anything meanwhile, a SACK of what it hears, has learnt it
-//! when its own message comes, and does not send again. So this one is sent right before
-//! its association wakes. Linux sends nothing again either where it finds the peer's
-//! socket in use by its program at that very moment (`sctp_icmp_frag_needed()`). Peers
-//! from which no data comes are therefore asked a second time ([`Reminder`]), again for
-//! four bytes less.
+//! when its own message comes, and does not send again. So of several associations of a
+//! path all but the first are sent theirs right before they wake. Linux sends nothing
+//! again either where it finds the peer's socket in use by its program at that very
+//! moment (`sctp_icmp_frag_needed()`). Peers from which no data comes are therefore asked
+//! a second time ([`Reminder`]), again for four bytes less.
 
-use std::collections::{HashMap, HashSet};
+mod reminder;
+
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
 
 use etherparse::{icmpv4, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type};
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header};
@@ -38,13 +39,12 @@ use nix::sys::socket::{
 };
 
 use super::list::diag;
-use super::{addr, route, Error, Result};
+use super::{addr, route, Result};
 use crate::proto::Association;
+pub use reminder::Reminder;
 
 /// Bytes of the path MTU given up; SCTP packets are a multiple of it.
 const LESS: u32 = 4;
-/// How long the data of the peers may take to come, in two parts.
-const WAITS: [Duration; 2] = [Duration::from_millis(300), Duration::from_millis(700)];
 /// IPv6 knows no smaller link (RFC 8200, 5), IPv4 none that telecr would ask for.
 const LEAST: u32 = 1280;
 
@@ -135,10 +135,6 @@ pub struct Nudger {
     sockets: Sockets,
 }
 
-/// Who may not have heard.
-#[derive(Debug)]
-pub struct Reminder(Vec<Nudge>);
-
 /// Raw sockets, each from its first message on.
 #[derive(Debug, Default)]
 struct Sockets {
@@ -161,20 +157,31 @@ impl Nudger {
     }
 
     /// Whom it may have to ask once more: all it has nudged since it was asked last.
-    pub fn reminder(&mut self) -> Option<Reminder> {
+    ///
+    /// # Errors
+    /// No `sock_diag` socket.
+    pub fn reminder(&mut self) -> Result<Option<Reminder>> {
         let sent = std::mem::take(&mut self.sent);
-        (!sent.is_empty()).then_some(Reminder(sent))
+        let sockets = std::mem::take(&mut self.sockets);
+        if sent.is_empty() {
+            return Ok(None);
+        }
+        let diag = diag::open()?;
+        Ok(Some(Reminder::new(sent, sockets, diag)))
+    }
+
+    /// Has anybody been nudged on this path?
+    pub(super) fn knows(&self, nudge: &Nudge) -> bool {
+        self.sizes.contains_key(&nudge.ends())
     }
 
     /// A path that others have made smaller already is asked for less than that: the peer may know it, too. Not for less
     /// than any link has.
     fn fitted(&mut self, nudge: &Nudge) -> Option<Nudge> {
-        let mut ends = [nudge.peer.ip(), nudge.local.ip()];
-        ends.sort_unstable();
         let fresh = || {
             route::mtu(nudge.local.ip(), nudge.peer).map_or(u32::MAX, |m| m.saturating_sub(LESS))
         };
-        let most = *self.sizes.entry(ends).or_insert_with(fresh);
+        let most = *self.sizes.entry(nudge.ends()).or_insert_with(fresh);
         nudge.of(nudge.mtu.min(most))
     }
 }
@@ -220,45 +227,18 @@ impl Sockets {
     }
 }
 
-impl Reminder {
-    /// Waits a short while for data of the peers, and asks those for less again of which
-    /// none has come, or not all. Says how many. Call it in the network namespace they
-    /// were nudged from.
-    ///
-    /// # Errors
-    /// As [`Nudger::send`], or the kernel's refusal to list associations.
-    pub fn run(self) -> Result<usize> {
-        let mut sent = self.0;
-        for wait in WAITS {
-            std::thread::sleep(wait);
-            let now = diag::heard()?;
-            sent.retain(|n| {
-                now.get(&n.here)
-                    .is_some_and(|h| h.has_gaps || h.data == n.heard)
-            });
-            if sent.is_empty() {
-                return Ok(0);
-            }
-        }
-        // One mirror will do for this host to remember, and each has the association send all it has sent again.
-        let mut mirrored = HashSet::new();
-        let again = sent.iter().filter_map(|n| n.of(n.mtu.saturating_sub(LESS)));
-        let asked: Vec<Nudge> = again
-            .filter(|n| !n.mirror || mirrored.insert((n.peer.ip(), n.local.ip())))
-            .collect();
-        Sockets::default()
-            .send_all(&asked)
-            .map_err(Error::sys("send ICMP"))?;
-        let peers: HashSet<u32> = asked.iter().map(|n| n.here).collect();
-        Ok(peers.len())
-    }
-}
-
 impl Nudge {
     /// Not for the peer, but what this host remembers the size by.
     #[must_use]
     pub fn is_mirror(&self) -> bool {
         self.mirror
+    }
+
+    /// Both ends of the path, the same in either direction.
+    pub(super) fn ends(&self) -> [IpAddr; 2] {
+        let mut ends = [self.peer.ip(), self.local.ip()];
+        ends.sort_unstable();
+        ends
     }
 
     /// The same for another size, unless that is too small.
@@ -403,16 +383,18 @@ mod tests {
     fn both_ends_are_asked_for_the_same() {
         let found = nudges(&asoc(&["192.0.2.1:36412"], &["192.0.2.9:5000"], 1500));
         let mut nudger = Nudger::default();
-        let ends = found[0].peer.ip().min(found[0].local.ip());
-        let other = found[0].peer.ip().max(found[0].local.ip());
-        nudger.sizes.insert([ends, other], 1492);
+        let ends = found[0].ends();
+        assert_eq!(ends, found[1].ends());
+        assert!(!nudger.knows(&found[0]));
+        nudger.sizes.insert(ends, 1492);
+        assert!(nudger.knows(&found[0]));
         for nudge in &found {
             assert_eq!(nudge.mtu, 1496);
             assert_eq!(nudger.fitted(nudge).unwrap().mtu, 1492);
         }
-        nudger.sizes.insert([ends, other], 9000);
+        nudger.sizes.insert(ends, 9000);
         assert_eq!(nudger.fitted(&found[0]).unwrap().mtu, 1496);
-        nudger.sizes.insert([ends, other], 1276);
+        nudger.sizes.insert(ends, 1276);
         assert!(nudger.fitted(&found[0]).is_none());
     }
 
@@ -425,7 +407,7 @@ mod tests {
             assert_eq!(nudge.of(nudge.mtu - LESS).unwrap().mtu, 1492);
             assert!(nudge.of(1279).is_none());
         }
-        assert!(Nudger::default().reminder().is_none());
+        assert!(Nudger::default().reminder().unwrap().is_none());
     }
 
     #[test]

@@ -28,21 +28,29 @@ const LISTEN: u8 = 10;
 /// The SCTP sockets of the current network namespace, without their holders.
 pub(super) fn read() -> Result<Vec<Socket>> {
     let mut found = Vec::new();
-    each(|payload| {
+    each(&mut open()?, |payload| {
         found.push(parse(payload)?);
         Ok(())
     })?;
     Ok(without_doubles(found))
 }
 
-/// What the associations of the current network namespace have received, by their
+/// A socket to ask about the current network namespace.
+///
+/// # Errors
+/// The kernel's refusal.
+pub(crate) fn open() -> netlink::Result<netlink::Socket> {
+    netlink::Socket::open(Protocol::SockDiag)
+}
+
+/// What the associations of the socket's network namespace have received, by their
 /// local verification tags.
 ///
 /// # Errors
 /// The kernel's refusal.
-pub(crate) fn heard() -> Result<HashMap<u32, Heard>> {
+pub(crate) fn heard(socket: &mut netlink::Socket) -> Result<HashMap<u32, Heard>> {
     let mut found = HashMap::new();
-    each(|payload| {
+    each(socket, |payload| {
         found.extend(data(payload)?);
         Ok(())
     })?;
@@ -58,8 +66,10 @@ pub(crate) struct Heard {
     pub(crate) has_gaps: bool,
 }
 
-fn each(mut take: impl FnMut(&[u8]) -> netlink::Result<()>) -> Result<()> {
-    let mut socket = netlink::Socket::open(Protocol::SockDiag)?;
+fn each(
+    socket: &mut netlink::Socket,
+    mut take: impl FnMut(&[u8]) -> netlink::Result<()>,
+) -> Result<()> {
     for family in [libc::AF_INET, libc::AF_INET6] {
         match socket.dump(request(family), &mut take) {
             // Connections come and go while they are listed.
@@ -84,7 +94,7 @@ fn data(payload: &[u8]) -> netlink::Result<Option<(u32, Heard)>> {
         data: counts.fold(0, |sum, n| sum.wrapping_add(u64::from_ne_bytes(n))),
         has_gaps: array(info, PENDING).is_some_and(|n| u16::from_ne_bytes(n) > 0),
     };
-    // Sockets without an association are all zero.
+    // Sockets without an association have no tag.
     Ok((tag != 0).then_some((tag, heard)))
 }
 
