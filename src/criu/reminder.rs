@@ -6,8 +6,8 @@
 use std::fs;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
-use super::error::{Context, Error, Result};
-use super::{guard, logger, names, sys};
+use super::error::{Context, Result};
+use super::{guard, logger, names, restore, sys};
 use crate::sctp::nudge::Reminder;
 
 /// Forks it.
@@ -28,8 +28,5 @@ fn remind(peers: Reminder) -> Result<()> {
     guard::detach(peers.descriptors())?;
     sys::ordinary_priority();
     fs::write("/proc/self/comm", names::REMINDER).doing(|| "cannot take a name")?;
-    peers.run().map(drop).map_err(|source| Error::Repair {
-        what: "the peers".into(),
-        source,
-    })
+    restore::named(peers.run()).map(drop)
 }

@@ -246,7 +246,8 @@ fn open_repair() -> Result<Repair> {
     })
 }
 
-fn named<T>(of_peers: sctp::Result<T>) -> Result<T> {
+/// Names whom an error of the nudger is about.
+pub(super) fn named<T>(of_peers: sctp::Result<T>) -> Result<T> {
     of_peers.map_err(|source| Error::Repair {
         what: "the peers".into(),
         source,

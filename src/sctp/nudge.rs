@@ -21,8 +21,9 @@
 //! when its own message comes, and does not send again. So of several associations of a
 //! path all but the first are sent theirs right before they wake. Linux sends nothing
 //! again either where it finds the peer's socket in use by its program at that very
-//! moment (`sctp_icmp_frag_needed()`). Peers from which no data comes are therefore asked
-//! a second time ([`Reminder`]), again for four bytes less.
+//! moment (`sctp_icmp_frag_needed()`). Peers from which no data comes, or not all, are
+//! therefore asked a second time after a restore by CRIU ([`Reminder`]), again for four
+//! bytes less.
 
 mod reminder;
 
@@ -144,8 +145,8 @@ struct Sockets {
 
 impl Nudger {
     /// Sends them from the current network namespace, which is always the same. Call it
-    /// when nothing drops the packets of the associations any more: for the peers right
-    /// before these wake, for the [mirrors](Nudge::is_mirror) when they are awake.
+    /// when nothing drops the packets of the associations any more, in the order of
+    /// [`wake::each`](super::wake::each).
     ///
     /// # Errors
     /// No raw socket (CAP_NET_RAW), or the first message that could not be sent; the
