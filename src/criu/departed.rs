@@ -236,16 +236,11 @@ pub(super) fn images(dir: &Path) -> impl Iterator<Item = image::Reader<BufReader
 /// Guards on this host that go by this name: [`names::DEPARTED`] those that have
 /// nothing to do but to hold sockets.
 fn guards(name: &str) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
+    let processes = proc::all().unwrap_or_default().into_iter();
+    let is_one = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim_end() == name)
     };
-    entries
-        .flatten()
-        .filter_map(|e| e.file_name().to_str()?.parse().ok())
-        .filter(|pid: &i32| {
-            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim_end() == name)
-        })
-        .collect()
+    processes.filter(is_one).collect()
 }
 
 /// A socket bound to one of these that a guard holds.
