@@ -66,7 +66,10 @@ install: install-cli install-dkms
 programs: setup
 	cargo build --release --locked --package telecr --package telecr_plugin
 
-install-cli: programs
+# What `make` has built: root may have no Rust.
+install-cli:
+	@test -x $(RELEASE)/telecr -a -e $(RELEASE)/libtelecr_plugin.so || \
+		{ echo "nothing to install yet; run: make" >&2; exit 1; }
 	install -D -m 755 $(RELEASE)/telecr $(DESTDIR)$(PREFIX)/bin/telecr
 	install -D -m 644 $(RELEASE)/libtelecr_plugin.so $(DESTDIR)$(PREFIX)/lib/criu/telecr_plugin.so
 	install -d $(DESTDIR)$(PREFIX)/libexec/telecr

@@ -71,6 +71,7 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     wire.judge(outcome);
 
     lab.dest()?.signal(talk.server, libc::SIGTERM)?;
+    without_source(lab.dest()?, tell)?;
     let both = ["telecr", "telecr-sctp-dkms"];
     purge(&mut lab.source, &both, outcome, tell)?;
     purge(lab.dest()?, &both, outcome, tell)
@@ -94,6 +95,30 @@ fn install(guest: &mut Guest, telecr: &[u8]) -> Result<()> {
         "{}: the module DKMS built has no repair mode",
         guest.name
     );
+    Ok(())
+}
+
+/// A kernel whose source is not installed: its headers must install all the same.
+fn without_source(guest: &mut Guest, tell: &Narrator) -> Result<()> {
+    guest.sh("mv /usr/src/linux-source-*.tar.xz /run/")?;
+    let module = guest.sh("cd /usr/src; echo telecr-sctp-* | sed 's|\\(.*\\)-|\\1/|'")?;
+    let module = module.trim();
+    guest.sh(&format!("dkms unbuild {module} -k $(uname -r)"))?;
+    // dkms's word for a kernel a module is not for.
+    let code = guest.sh(&format!(
+        "dkms build {module} -k $(uname -r) >&2 || echo $?"
+    ))?;
+    ensure!(
+        code.trim() == "77",
+        "{}: dkms build ends with {code:?}",
+        guest.name
+    );
+    let release = guest.sh("uname -r")?;
+    let headers = ["/etc/kernel/header_postinst.d/dkms", release.trim()];
+    let out = guest.run_within(&headers, &[], 180.0)?;
+    guest.sh("mv /run/linux-source-*.tar.xz /usr/src/")?;
+    migrate::must(&guest.name, "the hook of linux-headers", &out)?;
+    tell.step("dest:   the hook of linux-headers passes over a kernel without its linux-source");
     Ok(())
 }
 
