@@ -12,6 +12,7 @@ fn bodies() -> Vec<Body> {
             domain: 2,
             r#type: 1,
             nonblock: true,
+            r#async: true,
             options: vec![],
         }),
         Body::Association(Association {

@@ -4,10 +4,12 @@
 use std::io::Write;
 use std::os::fd::BorrowedFd;
 
+use nix::fcntl::OFlag;
+
 use super::repair::Repair;
 use super::scope::Naming;
 use super::uapi::SCTP_REPAIR_QUEUE_SENT;
-use super::{addr, options, sockopt, Result, Summary};
+use super::{addr, options, sockopt, Error, Result, Summary};
 use crate::image;
 use crate::proto::record::Body;
 use crate::proto::{Chunk, Socket};
@@ -26,10 +28,15 @@ pub fn dump(
     let mut out = Naming::new(fd, out);
     let endpoint = repair.endpoint(fd)?;
     let connected = matches!(endpoint.state, Some(ESTABLISHED | CLOSING));
+    if sockopt::has_filter(fd)? {
+        return Err(Error::Filter);
+    }
+    let flags = sockopt::status_flags(fd)?;
     out.write(Body::Socket(Socket {
         domain: sockopt::get_number(fd, libc::SOL_SOCKET, libc::SO_DOMAIN)?,
         r#type: sockopt::get_number(fd, libc::SOL_SOCKET, libc::SO_TYPE)?,
-        nonblock: sockopt::nonblocking(fd)?,
+        nonblock: flags.contains(OFlag::O_NONBLOCK),
+        r#async: flags.contains(OFlag::O_ASYNC),
         options: options::read(fd, connected)?,
     }))?;
 

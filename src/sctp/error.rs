@@ -28,6 +28,9 @@ pub enum Error {
         /// Its reason.
         refusal: netlink::Refusal,
     },
+    /// A BPF filter looks at what arrives, and cannot be read back as it was set.
+    #[error("a BPF filter is attached to the socket, which telecr does not carry; have the program detach it (SO_DETACH_FILTER) before the dump")]
+    Filter,
     /// An address of the socket is not on this host.
     #[error("address {addr} is not on this host; ip address add {addr}/{prefix} dev DEV", prefix = if addr.is_ipv4() { 32 } else { 128 })]
     AddressMissing {

@@ -6,6 +6,8 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::fcntl::OFlag;
+
 use super::dump::LISTEN;
 use super::options::{self, Stage};
 use super::repair::Repair;
@@ -97,6 +99,10 @@ fn make(
         }
     }
     repair.flush()?;
+    if socket.r#async {
+        let flags = sockopt::status_flags(owned.as_fd())?;
+        sockopt::set_status_flags(owned.as_fd(), flags | OFlag::O_ASYNC)?;
+    }
     Ok((owned, summary))
 }
 

@@ -4,6 +4,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
+
 use super::{Error, Result};
 
 fn check(ret: libc::c_int) -> io::Result<libc::c_int> {
@@ -53,12 +55,37 @@ pub(super) fn get_number(fd: BorrowedFd<'_>, level: i32, name: i32) -> Result<u3
     Ok(u32::from_ne_bytes(value))
 }
 
-/// Whether `O_NONBLOCK` is set.
-pub(super) fn nonblocking(fd: BorrowedFd<'_>) -> Result<bool> {
-    // SAFETY: no pointers are passed.
-    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })
-        .map_err(Error::sys("fcntl F_GETFL"))?;
-    Ok(flags & libc::O_NONBLOCK != 0)
+/// The file status flags, as `O_NONBLOCK`.
+pub(super) fn status_flags(fd: BorrowedFd<'_>) -> Result<OFlag> {
+    let flags = fcntl(fd, FcntlArg::F_GETFL).map_err(|e| Error::sys("fcntl F_GETFL")(e.into()))?;
+    Ok(OFlag::from_bits_retain(flags))
+}
+
+/// Sets the file status flags.
+pub(super) fn set_status_flags(fd: BorrowedFd<'_>, flags: OFlag) -> Result<()> {
+    fcntl(fd, FcntlArg::F_SETFL(flags)).map_err(|e| Error::sys("fcntl F_SETFL")(e.into()))?;
+    Ok(())
+}
+
+/// Whether a BPF filter looks at what arrives.
+pub(super) fn has_filter(fd: BorrowedFd<'_>) -> Result<bool> {
+    let mut len: libc::socklen_t = 0;
+    // SAFETY: with room for nothing the kernel only tells how long it is.
+    let asked = check(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_GET_FILTER,
+            std::ptr::null_mut(),
+            &raw mut len,
+        )
+    });
+    match asked {
+        Ok(_) => Ok(len > 0),
+        // One of eBPF cannot be read.
+        Err(e) if e.raw_os_error() == Some(libc::EACCES) => Ok(true),
+        Err(e) => Err(Error::sys("getsockopt SO_GET_FILTER")(e)),
+    }
 }
 
 /// A new SCTP socket, close-on-exec.

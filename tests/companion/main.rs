@@ -199,11 +199,35 @@ fn sockets_bound_to_any_address_move() {
 fn sockets_without_associations_move() {
     let (fresh, summary) = moved(pair::fresh(libc::AF_INET6, libc::SOCK_NONBLOCK));
     assert_eq!(summary, Summary::default());
-    assert!(pair::nonblocking(&fresh));
+    assert_eq!(pair::status_flags(&fresh), libc::O_RDWR | libc::O_NONBLOCK);
+    pair::set_status_flags(&fresh, libc::O_ASYNC);
+    let (fresh, _) = moved(fresh);
+    assert_eq!(pair::status_flags(&fresh), libc::O_RDWR | libc::O_ASYNC);
     let (bound, summary) = moved(pair::bound("127.0.0.1:7081"));
     assert_eq!(summary.local, ["127.0.0.1:7081".parse().unwrap()]);
     assert!(!summary.listening);
     drop((fresh, bound));
+}
+
+#[test]
+#[ignore = "needs the kernel companion"]
+fn a_socket_with_a_bpf_filter_is_refused_and_lives_on() {
+    let l = listener("127.0.0.1:7085");
+    let c = connected("127.0.0.1:7086", "127.0.0.1:7085");
+    let s = accept(&l);
+    pair::filter(&s, true);
+    let mut repair = Repair::open().unwrap();
+    repair.freeze(s.as_fd()).unwrap();
+    let mut out = image::Writer::new(Vec::new(), image::sctp_header(repair.version())).unwrap();
+    let e = dump::dump(&mut repair, s.as_fd(), &mut out).unwrap_err();
+    assert!(matches!(e, Error::Filter), "{e}");
+    repair.release(s.as_fd()).unwrap();
+    send(&c, 0, b"heard");
+    assert_eq!(recv(&s), (0, b"heard".to_vec()));
+    pair::filter(&s, false);
+    let (s, _) = moved(s);
+    send(&c, 0, b"moved");
+    assert_eq!(recv(&s), (0, b"moved".to_vec()));
 }
 
 #[test]
@@ -285,6 +309,9 @@ fn options_survive() {
         (libc::SOL_SOCKET, libc::SO_PRIORITY, 5),
         (libc::SOL_SOCKET, libc::SO_MARK, 42),
         (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1),
+        (libc::SOL_SOCKET, libc::SO_TIMESTAMPING, 0x18),
+        (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1),
+        (libc::SOL_SOCKET, 75, 1), // SO_RCVMARK
         (libc::IPPROTO_IP, libc::IP_TOS, 0xb8),
         (SCTP, 3, 1),     // NODELAY
         (SCTP, 7, 4711),  // ADAPTATION_LAYER
@@ -299,6 +326,14 @@ fn options_survive() {
     set_number(fd, SCTP, 17, &[0, 99]); // CONTEXT
     set_number(fd, SCTP, 16, &[0, 50, 3]); // DELAYED_SACK
     let before = options::read(fd, false).unwrap();
+    let (l, _) = moved(l);
+    assert_eq!(options::read(l.as_fd(), false).unwrap(), before);
+
+    let l = listener("[::1]:7033");
+    // IPV6_PREFER_SRC_PUBLIC
+    let prefer = (libc::IPPROTO_IPV6, libc::IPV6_ADDR_PREFERENCES);
+    set_number(l.as_fd(), prefer.0, prefer.1, &[2]);
+    let before = options::read(l.as_fd(), false).unwrap();
     let (l, _) = moved(l);
     assert_eq!(options::read(l.as_fd(), false).unwrap(), before);
 }

@@ -69,13 +69,20 @@ pub fn socket(domain: i32, kind: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(raw) }
 }
 
-pub fn nonblocking(fd: &OwnedFd) -> bool {
+pub fn status_flags(fd: &OwnedFd) -> i32 {
     // SAFETY: no pointers are passed.
-    let flags = call(
+    call(
         unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) },
         "F_GETFL",
+    )
+}
+
+pub fn set_status_flags(fd: &OwnedFd, flags: i32) {
+    // SAFETY: no pointers are passed.
+    call(
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) },
+        "F_SETFL",
     );
-    flags & libc::O_NONBLOCK != 0
 }
 
 /// A one-to-one socket bound to `local`.
@@ -175,6 +182,36 @@ pub fn get_option(fd: &OwnedFd, level: i32, name: i32, mut value: Vec<u8>) -> Ve
     call(ret, &format!("getsockopt {name}"));
     value.truncate(len.try_into().unwrap());
     value
+}
+
+/// Attaches a filter that lets all pass, or takes it away.
+pub fn filter(fd: &OwnedFd, attach: bool) {
+    // BPF_RET | BPF_K
+    let mut all = libc::sock_filter {
+        code: 6,
+        jt: 0,
+        jf: 0,
+        k: u32::MAX,
+    };
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: &raw mut all,
+    };
+    let name = match attach {
+        true => libc::SO_ATTACH_FILTER,
+        false => libc::SO_DETACH_FILTER,
+    };
+    // SAFETY: the program and its one instruction live across the call.
+    let ret = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            name,
+            (&raw const program).cast(),
+            size_of_val(&program).try_into().unwrap(),
+        )
+    };
+    call(ret, "SO_ATTACH_FILTER");
 }
 
 /// Sets an option of any level.

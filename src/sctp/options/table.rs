@@ -118,6 +118,10 @@ pub(super) const TABLE: &[Entry] = &[
     at(SOCKET, libc::SO_TIMESTAMPNS, "SO_TIMESTAMPNS", 4),
     at(SOCKET, 63, "SO_TIMESTAMP_NEW", 4),
     at(SOCKET, 64, "SO_TIMESTAMPNS_NEW", 4),
+    at(SOCKET, libc::SO_TIMESTAMPING, "SO_TIMESTAMPING", 8),
+    at(SOCKET, 65, "SO_TIMESTAMPING_NEW", 8),
+    at(SOCKET, libc::SO_RXQ_OVFL, "SO_RXQ_OVFL", 4),
+    at(SOCKET, 75, "SO_RCVMARK", 4),
     // IP; the type of service sets the priority too.
     at(IP, libc::IP_TOS, "IP_TOS", 4),
     at(IP, libc::IP_TTL, "IP_TTL", 4),
@@ -133,6 +137,12 @@ pub(super) const TABLE: &[Entry] = &[
     at(IPV6, libc::IPV6_RECVHOPLIMIT, "IPV6_RECVHOPLIMIT", 4),
     at(IPV6, libc::IPV6_RECVTCLASS, "IPV6_RECVTCLASS", 4),
     at(IPV6, 70, "IPV6_AUTOFLOWLABEL", 4),
+    at(
+        IPV6,
+        libc::IPV6_ADDR_PREFERENCES,
+        "IPV6_ADDR_PREFERENCES",
+        4,
+    ),
     at(SOCKET, libc::SO_PRIORITY, "SO_PRIORITY", 4),
     // SCTP: what every association of the socket starts with.
     at(SCTP, 0, "SCTP_RTOINFO", 16),
