@@ -114,7 +114,8 @@ unsafe extern "C" fn checkpoint_devices(pid: c_int) -> c_int {
         let mut state = state();
         if matches!(*state, State::Idle) {
             let stays_stopped = criu::leaves_tasks_stopped();
-            let links = match criu::image_dir() {
+            let dir = criu::image_dir();
+            let links = match dir {
                 Some(dir) => dump::gtp(pid, dir, stays_stopped)?,
                 None => Vec::new(),
             };
@@ -123,6 +124,9 @@ unsafe extern "C" fn checkpoint_devices(pid: c_int) -> c_int {
                 criu::add_inventory();
             }
             *state = State::Dumping(sockets, links);
+            if let Some(dir) = dir {
+                dump::forget_earlier(dir)?;
+            }
         }
         match &*state {
             State::Dumping(Some(dump), _) if !dump.covers(pid) => Err(Error::Refused {
@@ -193,7 +197,7 @@ unsafe extern "C" fn resume_devices_late(pid: c_int) -> c_int {
         };
         let root = waker.root(pid);
         let has_links = links.count() > 0;
-        // Before any peer hears of the tasks: this may still fail.
+        // Before anything gets in, and any peer hears of the tasks: this may still fail.
         let ready = links.make(pid).and_then(|()| waker.sleepers(pid));
         let sleepers = match ready {
             Ok(sleepers) => sleepers,
@@ -207,6 +211,7 @@ unsafe extern "C" fn resume_devices_late(pid: c_int) -> c_int {
         };
         // Sockets that are not awake yet drop what arrives. They are woken whatever becomes of the lock: the program runs
         // on, and the lock ends by itself.
+        links.open();
         let opened = door.let_in(pid, has_links);
         let woken = waker.wake(sleepers, door).map(|woken| {
             log::info!("{woken} SCTP sockets of {pid} are awake");

@@ -39,6 +39,9 @@ const EVICTION: Duration = Duration::from_secs(2);
 /// Keeps the sockets of a dead process tree frozen until their addresses have
 /// left this host. Returns at once when the tree lives or speaks to nobody.
 pub(crate) fn hold(plan: &Plan) {
+    if plan.sockets.is_empty() {
+        return;
+    }
     let departed = match addresses(plan) {
         Ok(departed) => departed,
         Err(e) => {
@@ -87,15 +90,18 @@ pub(crate) fn hold_until(mut left: impl FnMut() -> crate::netlink::Result<bool>)
     // From here on `evict` may end us.
     sys::let_sigterm_end_us();
     let begin = Instant::now();
+    let mut told = false;
     while begin.elapsed() < lock::LIMIT {
         match left() {
             Ok(true) => return,
-            Ok(false) => sleep(LOOK),
-            Err(e) => {
-                log::error!("cannot read the addresses of this host: {e}");
-                return;
+            // Better too long than an answer for somebody who has left.
+            Err(e) if !told => {
+                log::error!("cannot read the addresses of this host: {e}; trying on");
+                told = true;
             }
+            Ok(false) | Err(_) => {}
         }
+        sleep(LOOK);
     }
 }
 
@@ -254,9 +260,10 @@ fn held(pid: i32, wanted: &HashSet<SocketAddr>) -> Option<OwnedFd> {
             .map(|(fd, _)| sys::pidfd_getfd(pidfd.as_fd(), fd))
             .collect()
     };
-    // Without repair mode there are no SCTP sockets to ask.
-    let mut repair = Repair::open().ok();
+    // For the first SCTP socket: it would have the kernel load its module.
+    let mut repair = None;
     let mut sctp = |socket: &OwnedFd| {
+        let repair = repair.get_or_insert_with(|| Repair::open().ok());
         let endpoint = repair.as_mut().map(|r| r.endpoint(socket.as_fd()));
         matches!(endpoint, Some(Ok(e)) if e
             .addrs

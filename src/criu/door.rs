@@ -282,14 +282,13 @@ pub(super) fn addresses_here() -> lock::Result<HashSet<IpAddr>> {
 
 /// Removes the packet lock of addresses that sockets of a task are bound to: in its network namespace, and where CRIU runs
 /// if that is another, because packets may come through it.
-pub(super) fn unlock_addresses(pid: i32, mut bound: Vec<IpAddr>) -> Result<()> {
-    netns::of_task(pid, || {
-        if bound.iter().any(IpAddr::is_unspecified) {
-            bound.extend(addresses_here()?);
-        }
-        Ok(unless_absent(lock::unlock(&bound))?)
+pub(super) fn unlock_addresses(pid: i32, bound: Vec<IpAddr>) -> Result<()> {
+    let reached = netns::of_task(pid, || {
+        let reached = lock::reached(bound)?;
+        unless_absent(lock::unlock(&reached))?;
+        Ok(reached)
     })?;
-    Ok(unless_absent(lock::unlock(&bound))?)
+    Ok(unless_absent(lock::unlock(&reached))?)
 }
 
 #[cfg(test)]

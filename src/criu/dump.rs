@@ -2,6 +2,7 @@
 //! One dump, from the first stopped task to the last socket put back.
 
 use std::collections::HashMap;
+use std::fs;
 use std::fs::File;
 use std::io::BufWriter;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -13,6 +14,25 @@ use super::scan::{self, Plan};
 use super::{handover, keeper, names, snapshot, sys};
 use crate::image;
 use crate::sctp::repair::Repair;
+
+/// At `CHECKPOINT_DEVICES`, when nothing has been refused, and no socket written: the
+/// images of sockets of an earlier dump into the same directory would be taken for
+/// this one's.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn forget_earlier(dir: BorrowedFd<'_>) -> Result<()> {
+    let what = || "cannot list the image directory";
+    let entries = fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd())).doing(what)?;
+    for entry in entries {
+        let name = entry.doing(what)?.file_name();
+        let earlier = |n: &&str| names::image_id(n).is_some();
+        if let Some(name) = name.to_str().filter(earlier) {
+            sys::remove_at(dir, name);
+        }
+    }
+    Ok(())
+}
 
 /// At `CHECKPOINT_DEVICES`, before the SCTP sockets are frozen: writes the
 /// images of the GTP links of the tree below `root`. Answers their interface

@@ -60,9 +60,8 @@ pub(crate) struct Namespace {
 /// # Errors
 /// Nothing of the host was changed.
 pub(crate) fn dump(root: i32, dir: BorrowedFd<'_>) -> Result<Option<GtpDump>> {
-    let path = directory(dir);
     // Those of an earlier dump into the same directory would be restored too.
-    for (name, _) in images(&path)? {
+    for (name, _) in images(&directory(dir))? {
         sys::remove_at(dir, &name);
     }
     let (sockets, remembers) = sockets(root)?;
@@ -279,6 +278,8 @@ pub struct Restore {
     images: Vec<(String, PathBuf, Survey)>,
     /// What was made, and the process in whose network namespace it is.
     made: Vec<(OwnedFd, u32)>,
+    /// Where packets for it still have to be let in, and the same.
+    closed: Vec<(i32, Vec<IpAddr>)>,
 }
 
 impl Restore {
@@ -364,11 +365,8 @@ impl Restore {
                 summary.tunnels,
                 summary.flows
             );
-            let bound = sockets().filter_map(bound).map(|a| a.ip());
-            let addresses = bound.chain(summary.outer.iter().copied()).collect();
-            if let Err(e) = super::door::unlock_addresses(pid, addresses) {
-                log::error!("{e}");
-            }
+            let outside = survey.receives().chain(summary.outer.iter().copied());
+            self.closed.push((pid, outside.collect()));
             for link in &survey.links {
                 let task = sys::pidfd_open(pid).doing(|| format!("cannot open process {pid}"))?;
                 self.made.push((task, link.ifindex));
@@ -377,7 +375,16 @@ impl Restore {
         Ok(())
     }
 
-    /// Removes what was made: the restore has failed after all.
+    /// Lets packets to the links that were made, now that nothing can fail any more.
+    pub fn open(&mut self) {
+        for (pid, addresses) in self.closed.drain(..) {
+            if let Err(e) = super::door::unlock_addresses(pid, addresses) {
+                log::error!("{e}");
+            }
+        }
+    }
+
+    /// Removes the links that were made: the restore has failed after all.
     pub fn undo(&mut self) {
         for (task, ifindex) in self.made.drain(..) {
             let gone = netns::of_pidfd(task.as_fd(), || {

@@ -92,14 +92,14 @@ fn install(
     journal: &Journal,
 ) -> Result<()> {
     let limit = make_room(task)?;
-    let mut injector = Injector::start(task.pid, journal)?;
-    let done = with_scratch(&mut injector, task, slots, &file_of);
-    // Whatever happened, the thread gets its own state back.
-    let finished = injector.finish();
-    if let Some(limit) = limit {
-        set_limit(task.pid, &limit)?;
-    }
-    done.and(finished)
+    let done = Injector::start(task.pid, journal).and_then(|mut injector| {
+        let done = with_scratch(&mut injector, task, slots, &file_of);
+        // Whatever happened, the thread gets its own state back.
+        let finished = injector.finish();
+        done.and(finished)
+    });
+    let limited = limit.map_or(Ok(()), |limit| set_limit(task.pid, &limit));
+    done.and(limited)
 }
 
 fn with_scratch(

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! One page shared with the guard: what it must know when CRIU is killed
-//! between any two instructions. Written before each step, never after.
+//! between any two instructions. Written before each step; after it only what
+//! nobody knows before: where the page and the pair of sockets are that a thread
+//! was made to make. Of a kill right in between these may be left.
 
 use std::io;
 use std::mem::size_of;

@@ -49,13 +49,16 @@ pub(super) fn take_out(dir: BorrowedFd<'_>, links: &[GtpLink]) -> Result<()> {
         let Some(number) = number.and_then(|n| n.strip_suffix(".img")) else {
             continue;
         };
-        let mut gone = HashSet::new();
+        let mut devices = Devices::default();
         replace(dir, &format!("netdev-{number}.img"), |from, to| {
-            gone = devices(from, to, links)?;
-            Ok(!gone.is_empty())
+            devices = sort_out(from, to, links)?;
+            Ok(!devices.gone.is_empty())
         })?;
+        let Devices { mut gone, kept } = devices;
         // Should an earlier try have ended after the first image, the others say nothing of links.
-        gone.extend(links.iter().map(|l| l.ifindex));
+        // In another network namespace the index may be another device's.
+        let taken = links.iter().map(|l| l.ifindex);
+        gone.extend(taken.filter(|index| !kept.contains(index)));
         for kind in ["ifaddr", "route", "route6"] {
             replace(dir, &format!("{kind}-{number}.img"), |from, to| {
                 entries(from, to, &gone)
@@ -95,30 +98,34 @@ fn replace(
     done.doing(what)
 }
 
+/// Interface indexes of a `netdev` image.
+#[derive(Debug, Default, PartialEq)]
+struct Devices {
+    gone: HashSet<u32>,
+    kept: HashSet<u32>,
+}
+
 /// Copies the entries of a `netdev` image but for external links that are
-/// among `links`; answers the interface indexes of these.
-fn devices(
-    from: &mut impl Read,
-    to: &mut impl Write,
-    links: &[GtpLink],
-) -> io::Result<HashSet<u32>> {
+/// among `links`.
+fn sort_out(from: &mut impl Read, to: &mut impl Write, links: &[GtpLink]) -> io::Result<Devices> {
     let mut magics = [0; 8];
     from.read_exact(&mut magics)?;
     to.write_all(&magics)?;
-    let mut gone = HashSet::new();
+    let mut found = Devices::default();
     let mut len = [0; 4];
     while read_or_end(from, &mut len)? {
         let body = body(from, usize::try_from(u32::from_ne_bytes(len)).ok())?;
         let device = Device::decode(body.as_slice()).map_err(io::Error::other)?;
         let ours = |l: &GtpLink| l.name == device.name && l.ifindex == device.ifindex;
         if device.kind == EXTERNAL && links.iter().any(ours) {
-            gone.insert(device.ifindex);
+            found.gone.insert(device.ifindex);
             continue;
         }
+        found.kept.insert(device.ifindex);
         to.write_all(&len)?;
         to.write_all(&body)?;
     }
-    Ok(gone)
+    Ok(found)
 }
 
 /// Copies what `ip address save` or `ip route save` has written, but for
@@ -202,13 +209,40 @@ mod tests {
     #[test]
     fn only_our_link_is_taken_out() {
         let magics = vec![1, 2, 3, 4, 5, 6, 7, 8];
-        let (lo, eth0) = (device(1, 1, "lo"), device(EXTERNAL, 5, "eth0"));
+        let (lo, eth0) = (device(1, 1, "lo"), device(EXTERNAL, 6, "eth0"));
         let ours = device(EXTERNAL, 5, "gtp0");
         let image = [&magics, &lo, &ours, &eth0].map(Vec::as_slice).concat();
         let mut out = Vec::new();
-        let gone = devices(&mut image.as_slice(), &mut out, &[gtp0()]).unwrap();
-        assert_eq!(gone, HashSet::from([5]));
+        let found = sort_out(&mut image.as_slice(), &mut out, &[gtp0()]).unwrap();
+        let (gone, kept) = (HashSet::from([5]), HashSet::from([1, 6]));
+        assert_eq!(found, Devices { gone, kept });
         assert_eq!(out, [&magics, &lo, &eth0].map(Vec::as_slice).concat());
+    }
+
+    #[test]
+    fn the_same_index_in_another_network_namespace_stays() {
+        let dir = std::env::temp_dir().join(format!("telecr-netimages-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let put = |name: &str, bytes: &[u8]| fs::write(dir.join(name), bytes).unwrap();
+        let addresses = [vec![9; 4], address(5)].concat();
+        put(
+            "netdev-1.img",
+            &[vec![0; 8], device(EXTERNAL, 5, "gtp0")].concat(),
+        );
+        put(
+            "netdev-2.img",
+            &[vec![0; 8], device(EXTERNAL, 5, "eth0")].concat(),
+        );
+        for image in ["ifaddr-1.img", "ifaddr-2.img"] {
+            put(image, &addresses);
+        }
+        let opened = File::open(&dir).unwrap();
+        take_out(std::os::fd::AsFd::as_fd(&opened), &[gtp0()]).unwrap();
+        let left = |name: &str| fs::read(dir.join(name)).unwrap();
+        let (first, second) = (left("ifaddr-1.img"), left("ifaddr-2.img"));
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(first, [9; 4]);
+        assert_eq!(second, addresses);
     }
 
     fn address(ifindex: u32) -> Vec<u8> {
@@ -234,7 +268,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_image_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = devices(&mut bytes.as_slice(), &mut Vec::new(), &[gtp0()]);
+            let _ = sort_out(&mut bytes.as_slice(), &mut Vec::new(), &[gtp0()]);
             let _ = entries(&mut bytes.as_slice(), &mut Vec::new(), &HashSet::from([5]));
         }
     }

@@ -118,15 +118,26 @@ pub(crate) fn mapping(line: &str) -> Option<(u64, u64, bool)> {
     ))
 }
 
+/// A file of `/proc`, in which names of programs and paths may be in any encoding,
+/// or cut off in the middle of a letter.
+fn text(path: &str) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+}
+
+/// The `maps` of a process.
+pub(crate) fn maps(pid: i32) -> io::Result<String> {
+    text(&format!("/proc/{pid}/maps"))
+}
+
 /// Reads the status of a process.
 pub(crate) fn read_status(pid: i32) -> io::Result<Status> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let text = text(&format!("/proc/{pid}/status"))?;
     status(&text).ok_or_else(|| io::Error::other("status of the process has an unknown form"))
 }
 
 /// The id of a process in its own pid namespace.
 pub(crate) fn innermost_pid(pid: i32) -> io::Result<i32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let text = text(&format!("/proc/{pid}/status"))?;
     let line = text.lines().find_map(|l| l.strip_prefix("NSpid:"));
     let last = line.and_then(|l| l.split_whitespace().last());
     last.and_then(|n| n.parse().ok())
@@ -135,12 +146,12 @@ pub(crate) fn innermost_pid(pid: i32) -> io::Result<i32> {
 
 /// Reads the `fdinfo` of a descriptor.
 pub(crate) fn read_fdinfo(pid: i32, fd: RawFd) -> io::Result<String> {
-    fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}"))
+    text(&format!("/proc/{pid}/fdinfo/{fd}"))
 }
 
 /// Where the vDSO of a process starts.
 pub(crate) fn read_vdso(pid: i32) -> io::Result<Option<u64>> {
-    Ok(vdso(&fs::read_to_string(format!("/proc/{pid}/maps"))?))
+    Ok(vdso(&maps(pid)?))
 }
 
 /// Numbers that name entries of a `/proc` directory, in ascending order.
@@ -242,6 +253,17 @@ mod tests {
             })
         );
         assert_eq!(status("State:\tR"), None);
+    }
+
+    #[test]
+    fn a_name_cut_off_within_a_letter_is_no_obstacle() {
+        let letters = "обновление".as_bytes();
+        fs::write("/proc/thread-self/comm", letters).expect("a name");
+        // SAFETY: no pointers are passed.
+        let tid = unsafe { libc::gettid() };
+        assert!(fs::read_to_string(format!("/proc/{tid}/status")).is_err());
+        assert!(read_status(tid).is_ok());
+        assert!(innermost_pid(tid).is_ok());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! which ends the program. The guard gives such a thread its registers back.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt;
@@ -68,7 +68,11 @@ impl Trap {
 
 /// The traps of all processes, by process id.
 #[derive(Default)]
-pub(crate) struct Traps(HashMap<i32, Vec<Trap>>);
+pub(crate) struct Traps {
+    laid: HashMap<i32, Vec<Trap>>,
+    /// No thread of these can have run on: what is new in them is CRIU's.
+    still: HashSet<i32>,
+}
 
 /// Takes it. The tasks stand, traced by the calling thread.
 pub(crate) fn take(plan: &Plan) -> Result<Snapshot> {
@@ -90,7 +94,7 @@ fn process(pid: i32) -> Result<Process> {
         );
         threads.push(Thread { tid, regs, mask });
     }
-    let text = fs::read_to_string(format!("/proc/{pid}/maps")).doing(what)?;
+    let text = proc::maps(pid).doing(what)?;
     let memory = File::open(format!("/proc/{pid}/mem")).doing(what)?;
     let mut process = Process {
         pid,
@@ -156,9 +160,10 @@ impl Snapshot {
     pub(crate) fn lay_traps(&self) -> Traps {
         let mut traps = Traps::default();
         for process in &self.processes {
-            let laid = traps.0.entry(process.pid).or_default();
-            if let Err(e) = process.lay_traps(laid) {
-                log::error!("process {} may run on too early: {e}", process.pid);
+            let laid = traps.laid.entry(process.pid).or_default();
+            match process.lay_traps(laid) {
+                Ok(()) => _ = traps.still.insert(process.pid),
+                Err(e) => log::error!("process {} may run on too early: {e}", process.pid),
             }
         }
         traps
@@ -184,7 +189,7 @@ impl Snapshot {
                 sites.push((*start, start.saturating_add(bytes.len() as u64)));
             }
         }
-        for trap in traps.0.get(&pid).into_iter().flatten() {
+        for trap in traps.laid.get(&pid).into_iter().flatten() {
             memory.write_all_at(&trap.bytes, trap.start).doing(what)?;
             sites.push(trap.range());
         }
@@ -216,9 +221,12 @@ impl Snapshot {
         if !parasite {
             return Ok(Vec::new());
         }
+        // CRIU's parasite has a socket, and CRIU's log; where the program may have run on,
+        // a file could be its own.
+        let still = traps.still.contains(&pid);
         let listed = proc::descriptors(pid).doing(what)?;
         let new = |(fd, link): &(RawFd, String)| {
-            link.starts_with("socket:[") && !process.descriptors.contains(fd)
+            (still || link.starts_with("socket:[")) && !process.descriptors.contains(fd)
         };
         Ok(listed.into_iter().filter(new).map(|(fd, _)| fd).collect())
     }

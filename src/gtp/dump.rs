@@ -58,7 +58,8 @@ pub fn find(genl: &mut Genl, held: &HashMap<u32, Vec<Holder>>) -> Result<Vec<Fou
             };
             if link.kernel_sockets {
                 let ip = socket.local.ip();
-                link.local = (!ip.is_unspecified()).then(|| octets(ip));
+                let any = ip.is_unspecified() && ip.is_ipv4();
+                link.local = (!any).then(|| octets(ip));
             } else {
                 inodes.push(socket.inode);
                 link.sockets.push(holder(version, socket, held));
@@ -99,6 +100,14 @@ pub fn dump<W: Write>(
     mut open: impl FnMut() -> io::Result<W>,
     mut progress: impl FnMut(u64),
 ) -> Result<(W, Summary)> {
+    for link in links {
+        if link::master_of(link.ifindex)?.is_some() {
+            return Err(Error::Unsupported(format!(
+                "link {0} belongs to a VRF or a bridge, which cannot be carried; ip link set {0} nomaster",
+                link.name
+            )));
+        }
+    }
     let mut watch = Watch::new(genl)?;
     for _ in 0..ATTEMPTS {
         watch.changed(genl)?;

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use neli::consts::rtnl::{Ifla, IflaInfo, Rtm};
 
-use super::{Error, Result};
+use super::{settled, Error, Result};
 use crate::netlink::attr::{get_str, get_u32, get_u8};
 use crate::netlink::{self, Attrs, Message, Protocol, Socket, Writer};
 use crate::proto::GtpLink;
@@ -60,18 +60,20 @@ fn header(ifindex: u32, flags: u32, change: u32) -> [u8; HEADER] {
 /// # Errors
 /// Those of the netlink socket.
 pub fn list() -> Result<Vec<GtpLink>> {
-    let mut socket = Socket::open(Protocol::Route)?;
-    let mut found = Vec::new();
     let mut filter = Writer::new();
     filter.nest(u16::from(Ifla::Linkinfo), |info| {
         info.put_str(u16::from(IflaInfo::Kind), KIND)
     })?;
-    let msg = Message::new(u16::from(Rtm::Getlink), 0, &header(0, 0, 0)).with(&filter);
-    socket.dump(msg, |payload| {
-        found.extend(read(payload)?);
-        Ok::<(), netlink::Error>(())
-    })?;
-    Ok(found)
+    settled(|| {
+        let mut socket = Socket::open(Protocol::Route)?;
+        let mut found = Vec::new();
+        let msg = Message::new(u16::from(Rtm::Getlink), 0, &header(0, 0, 0)).with(&filter);
+        socket.dump(msg, |payload| {
+            found.extend(read(payload)?);
+            Ok::<(), netlink::Error>(())
+        })?;
+        Ok(found)
+    })
 }
 
 /// What an `RTM_NEWLINK` tells, if it is of our kind.
@@ -125,19 +127,38 @@ pub(crate) fn read(payload: &[u8]) -> netlink::Result<Option<GtpLink>> {
 /// # Errors
 /// Those of the netlink socket.
 pub fn name_of(ifindex: u32) -> Result<Option<String>> {
+    attribute(
+        ifindex,
+        Ifla::Ifname,
+        |value| Ok(get_str(value)?.to_owned()),
+    )
+}
+
+/// Index of the VRF or bridge that a link belongs to.
+///
+/// # Errors
+/// Those of the netlink socket.
+pub fn master_of(ifindex: u32) -> Result<Option<u32>> {
+    attribute(ifindex, Ifla::Master, get_u32)
+}
+
+fn attribute<T>(
+    ifindex: u32,
+    kind: Ifla,
+    read: impl Fn(&[u8]) -> netlink::Result<T>,
+) -> Result<Option<T>> {
     let mut socket = Socket::open(Protocol::Route)?;
     let msg = Message::new(u16::from(Rtm::Getlink), 0, &header(ifindex, 0, 0));
-    let mut name = None;
+    let kind = u16::from(kind);
+    let mut found = None;
     let answer = socket.request(msg, |payload| {
         let attrs = Attrs::new(payload.get(HEADER..).unwrap_or_default());
-        if let Some(value) = attrs.find(u16::from(Ifla::Ifname))? {
-            name = Some(get_str(value)?.to_owned());
-        }
+        found = attrs.find(kind)?.map(&read).transpose()?;
         Ok(())
     });
     match answer {
         Err(e) if e.errno() == Some(libc::ENODEV) => Ok(None),
-        other => Ok(other.map(|()| name)?),
+        other => Ok(other.map(|()| found)?),
     }
 }
 
@@ -170,20 +191,34 @@ pub fn create(link: &GtpLink, sockets: Sockets<'_>, tunnels: u64) -> Result<u32>
             // The allocator has no such piece in one: chains get longer.
             Err(e) if e.errno() == Some(libc::ENOMEM) && buckets > DEFAULT_HASH => buckets /= 2,
             Err(e) => return Err(explain(link, e)?),
-            Ok(()) => return Ok(buckets),
+            Ok(()) => break,
         }
     }
+    let settled =
+        settle(link).map_err(Error::doing(|| format!("cannot set up link {}", link.name)));
+    if settled.is_err() {
+        delete(link.ifindex)?;
+    }
+    settled.map(|()| buckets)
+}
+
+/// What a new link does not take: the driver overwrites the MTU (with IPv6 sockets),
+/// and an alias is only for links that are there.
+fn settle(link: &GtpLink) -> netlink::Result<()> {
+    let mut w = Writer::new();
+    w.put_u32(u16::from(Ifla::Mtu), link.mtu)?;
+    if let Some(alias) = &link.alias {
+        w.put(u16::from(Ifla::Ifalias), alias.as_bytes())?;
+    }
+    let msg = Message::new(u16::from(Rtm::Newlink), 0, &header(link.ifindex, 0, 0)).with(&w);
+    Socket::open(Protocol::Route)?.request(msg, |_| Ok(()))
 }
 
 fn new_link(link: &GtpLink, sockets: Sockets<'_>, buckets: u32) -> netlink::Result<()> {
     let mut w = Writer::new();
     w.put_str(u16::from(Ifla::Ifname), &link.name)?;
-    w.put_u32(u16::from(Ifla::Mtu), link.mtu)?;
     w.put_u32(u16::from(Ifla::Txqlen), link.tx_queue_len)?;
     w.put_u32(u16::from(Ifla::Group), link.group)?;
-    if let Some(alias) = &link.alias {
-        w.put(u16::from(Ifla::Ifalias), alias.as_bytes())?;
-    }
     w.nest(u16::from(Ifla::Linkinfo), |info| {
         info.put_str(u16::from(IflaInfo::Kind), KIND)?;
         info.nest(u16::from(IflaInfo::Data), |d| {

@@ -2,13 +2,18 @@
 //! Rules that translate the subscribers' addresses on their way to the
 //! internet, made with nft or iptables-nft: kept as the kernel reports them.
 
+mod said;
+
 use std::collections::{HashMap, HashSet};
+
+pub use said::Subscribers;
+use said::{parse, Said, Whose};
 
 use super::{Error, Result};
 use crate::netlink::attr::get_str;
 use crate::netlink::nft::{self, be32};
 use crate::netlink::{self, Attrs, Message, Protocol, Socket, Writer};
-use crate::proto::{GtpLink, NatRule};
+use crate::proto::NatRule;
 
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
@@ -22,33 +27,6 @@ const CHAIN_HOOK: u16 = 4;
 const CHAIN_POLICY: u16 = 5;
 const CHAIN_TYPE: u16 = 7;
 
-/// Whose packets a rule must be about.
-pub struct Subscribers<'a> {
-    /// Their links.
-    pub links: &'a [GtpLink],
-    /// Their addresses: bytes and prefix length.
-    pub prefixes: &'a [(Vec<u8>, u8)],
-}
-
-impl Subscribers<'_> {
-    /// Whether `bytes`, the beginning of an address, may be that of a subscriber.
-    fn overlap(&self, bytes: &[u8]) -> bool {
-        let same = |(prefix, len): &(Vec<u8>, u8)| {
-            let bits = usize::from(*len).min(bytes.len() * 8);
-            let whole = bits / 8;
-            let rest = u8::try_from(0xff00u16 >> (bits % 8) & 0xff).unwrap_or_default();
-            let last = |b: &[u8]| b.get(whole).map(|b| b & rest);
-            bytes.get(..whole) == prefix.get(..whole) && (rest == 0 || last(bytes) == last(prefix))
-        };
-        self.prefixes.iter().any(same)
-    }
-
-    /// Whether an address is a subscriber's.
-    pub(super) fn contain(&self, ip: &[u8]) -> bool {
-        self.prefixes.iter().any(|(p, _)| p.len() == ip.len()) && self.overlap(ip)
-    }
-}
-
 /// The rules that translate addresses and either name a link or an address of
 /// its subscribers.
 ///
@@ -59,18 +37,35 @@ pub fn read(who: &Subscribers<'_>) -> Result<Vec<NatRule>> {
     let mut found = Vec::new();
     for rule in rules()? {
         let said = Said::of(&rule.expressions, who)?;
-        if !(said.translates && said.ours) {
+        let NatRule { table, chain, .. } = &rule;
+        let key = (rule.family, table.clone(), chain.clone());
+        let base = chains.get(&key);
+        if said.hides && said.whose == Whose::Unknown && base.is_some() {
+            log::warn!(
+                "{} is not carried: it names neither a prefix of the subscribers nor their link; \
+                 should it translate their addresses, add it on the destination too",
+                describe(&rule)
+            );
+        }
+        if said.whose != Whose::Ours {
             continue;
         }
-        let NatRule { table, chain, .. } = &rule;
+        if said.leads_on && said.covers && base.is_some_and(|b| b.chain_type == "nat") {
+            return Err(Error::Unsupported(format!(
+                "a rule in {table} {chain} leads packets of subscribers to another chain, which cannot be carried yet; \
+                 put that chain's rules into {chain}"
+            )));
+        }
+        if !said.translates {
+            continue;
+        }
         if said.uses_set {
             return Err(Error::Unsupported(format!(
                 "a rule in {table} {chain} translates addresses of a set, which cannot be carried yet; \
                  write it as a rule for each prefix"
             )));
         }
-        let key = (rule.family, table.clone(), chain.clone());
-        let Some(base) = chains.get(&key) else {
+        let Some(base) = base else {
             return Err(Error::Unsupported(format!(
                 "a rule in {table} {chain} translates addresses, but other rules lead to this chain, which cannot be \
                  carried yet; put it into the chain of the hook"
@@ -83,86 +78,6 @@ pub fn read(who: &Subscribers<'_>) -> Result<Vec<NatRule>> {
             policy: base.policy,
             ..rule
         });
-    }
-    Ok(found)
-}
-
-/// What matters in a rule.
-#[derive(Default)]
-struct Said {
-    translates: bool,
-    ours: bool,
-    uses_set: bool,
-}
-
-impl Said {
-    fn of(expressions: &[u8], who: &Subscribers<'_>) -> Result<Self> {
-        const META: u32 = 1;
-        let mut said = Self::default();
-        // What the register compared next holds.
-        let mut loaded: Option<(u32, u32)> = None;
-        for (name, data) in parse(expressions)? {
-            let data = Attrs::new(data);
-            let number = |kind| -> netlink::Result<Option<u32>> {
-                let value = data.find(kind)?.and_then(|v| v.try_into().ok());
-                Ok(value.map(u32::from_be_bytes))
-            };
-            match name {
-                "meta" => loaded = number(2)?.map(|key| (META, key)),
-                "payload" => {
-                    let (base, offset) = (number(2)?, number(3)?);
-                    loaded = base
-                        .zip(offset)
-                        .map(|(base, offset)| (base + META + 1, offset));
-                }
-                "cmp" => {
-                    let value = data.find(3)?.map(Attrs::new);
-                    let value = value.map(|v| v.find(1)).transpose()?.flatten();
-                    let equal = number(2)? == Some(0);
-                    if let (Some(what), Some(value), true) = (loaded, value, equal) {
-                        said.ours |= is_ours(what, value, who);
-                    }
-                }
-                "lookup" => said.uses_set = true,
-                "masq" | "nat" => said.translates = true,
-                "target" => {
-                    let name = data.find(1)?.map(get_str).transpose()?;
-                    said.translates |=
-                        matches!(name, Some("MASQUERADE" | "SNAT" | "DNAT" | "NETMAP"));
-                }
-                _ => {}
-            }
-        }
-        Ok(said)
-    }
-}
-
-/// Whether a comparison is with a link or an address of the subscribers.
-fn is_ours(what: (u32, u32), value: &[u8], who: &Subscribers<'_>) -> bool {
-    /// Base of a payload expression: the network header.
-    const NETWORK: u32 = 1 + 1 + 1;
-    match what {
-        // NFT_META_IIF, OIF
-        (1, 4 | 5) => who.links.iter().any(|l| value == l.ifindex.to_ne_bytes()),
-        // NFT_META_IIFNAME, OIFNAME
-        (1, 6 | 7) => who
-            .links
-            .iter()
-            .any(|l| get_str(value).is_ok_and(|v| v == l.name)),
-        // Source and destination of an IPv4 header, or of an IPv6 header.
-        (NETWORK, 12 | 16 | 8 | 24) => who.overlap(value),
-        _ => false,
-    }
-}
-
-/// Names and data of a rule's expressions.
-fn parse(expressions: &[u8]) -> netlink::Result<Vec<(&str, &[u8])>> {
-    let mut found = Vec::new();
-    for element in Attrs::new(expressions) {
-        let attrs = Attrs::new(element?.1);
-        if let Some(name) = attrs.find(1)? {
-            found.push((get_str(name)?, attrs.find(2)?.unwrap_or_default()));
-        }
     }
     Ok(found)
 }
@@ -297,14 +212,35 @@ fn chain(payload: &[u8]) -> netlink::Result<Option<(ChainKey, NatRule)>> {
     )))
 }
 
+/// The rules and chains of this network namespace, to add to.
+#[derive(Debug)]
+pub struct Present {
+    /// In their [`normal`] form.
+    rules: HashSet<String>,
+    chains: HashSet<ChainKey>,
+}
+
+impl Present {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// Those of the netlink socket.
+    pub fn read() -> Result<Self> {
+        Ok(Self {
+            rules: rules()?.iter().map(normal).collect(),
+            chains: chains()?.into_keys().collect(),
+        })
+    }
+}
+
 /// Adds a rule with its table and chain, unless there is one like it.
 /// Answers whether it was added.
 ///
 /// # Errors
 /// The kernel's refusal.
-pub fn add(new: &NatRule) -> Result<bool> {
+pub fn add(new: &NatRule, present: &mut Present) -> Result<bool> {
     let wanted = normal(new);
-    if rules()?.iter().any(|r| normal(r) == wanted) {
+    if present.rules.contains(&wanted) {
         return Ok(false);
     }
     let family = family(new)?;
@@ -336,7 +272,7 @@ pub fn add(new: &NatRule) -> Result<bool> {
         &table,
     )];
     let key = (new.family, new.table.clone(), new.chain.clone());
-    if !chains()?.contains_key(&key) {
+    if !present.chains.contains(&key) {
         body.push(nft::message(
             nft::NEWCHAIN,
             libc::NLM_F_CREATE,
@@ -346,6 +282,8 @@ pub fn add(new: &NatRule) -> Result<bool> {
     }
     body.push(nft::message(nft::NEWRULE, append, family, &rule));
     transaction(&body).map_err(Error::doing(|| format!("cannot add {}", describe(new))))?;
+    present.rules.insert(wanted);
+    present.chains.insert(key);
     Ok(true)
 }
 
@@ -395,19 +333,5 @@ mod tests {
             let _ = rule(&bytes);
             let _ = chain(&bytes);
         }
-    }
-
-    #[test]
-    fn subscribers_are_told_by_prefix() {
-        let who = Subscribers {
-            links: &[],
-            prefixes: &[(vec![10, 60, 0, 0], 14)],
-        };
-        assert!(who.overlap(&[10, 63]));
-        assert!(who.overlap(&[10]));
-        assert!(!who.overlap(&[10, 64, 0, 0]));
-        assert!(who.contain(&[10, 61, 2, 3]));
-        assert!(!who.contain(&[10, 64, 2, 3]));
-        assert!(!who.contain(&[10; 16]));
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use neli::consts::rtnl::Rtm;
 
-use super::{Error, Result};
+use super::{settled, Error, Result};
 use crate::netlink::attr::{get_str, get_u32};
 use crate::netlink::{self, Attrs, Message, Protocol, Socket, Writer};
 use crate::proto::{GtpLink, Rtnetlink};
@@ -40,17 +40,19 @@ const FRA_OIFNAME: u16 = 17;
 const COMMON_TABLES: [u32; 4] = [0, 253, 254, 255];
 
 /// Addresses and routes of a link, in the order to restore them, then the
-/// policy rules that name the link or a table only it has routes in.
+/// policy rules that name the link or a table of its own that it has routes in.
 ///
 /// # Errors
 /// A route that cannot be carried, or those of the netlink socket.
 pub fn read(link: &GtpLink) -> Result<Vec<Rtnetlink>> {
-    let mut socket = Socket::open(Protocol::Route)?;
-    let mut found = addresses(&mut socket, link)?;
-    let (routes, tables) = routes(&mut socket, link)?;
-    found.extend(routes);
-    found.extend(rules(&mut socket, link, &tables)?);
-    Ok(found)
+    settled(|| {
+        let mut socket = Socket::open(Protocol::Route)?;
+        let mut found = addresses(&mut socket, link)?;
+        let (routes, tables) = routes(&mut socket, link)?;
+        found.extend(routes);
+        found.extend(rules(&mut socket, link, &tables)?);
+        Ok(found)
+    })
 }
 
 fn entry(kind: Rtm, payload: &[u8]) -> Rtnetlink {
@@ -254,8 +256,9 @@ pub fn is_rule(entry: &Rtnetlink) -> bool {
 /// # Errors
 /// The kernel's refusal.
 pub fn remove_addresses(link: &GtpLink) -> Result<()> {
+    let all = settled(|| addresses(&mut Socket::open(Protocol::Route)?, link))?;
     let mut socket = Socket::open(Protocol::Route)?;
-    for entry in addresses(&mut socket, link)? {
+    for entry in all {
         let msg = Message::new(u16::from(Rtm::Deladdr), 0, &entry.message);
         match socket.request(msg, |_| Ok(())) {
             Err(e) if e.errno() == Some(libc::EADDRNOTAVAIL) => {}

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::columns;
@@ -13,7 +13,7 @@ use super::network::{self, Made};
 use super::table::Filler;
 use super::{flow, nat, sysctl, Error, Result};
 use crate::image::{Reader, KIND_GTP};
-use crate::netlink::Genl;
+use crate::netlink::{self, Genl};
 use crate::proto::record::Body;
 use crate::proto::{GtpLink, NatRule, Rtnetlink, Sysctl};
 
@@ -36,6 +36,19 @@ impl Survey {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.tunnels.values().sum()
+    }
+
+    /// The addresses the links receive on; an unspecified one stands for all.
+    pub fn receives(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.links.iter().flat_map(|link| {
+            let kernel = match &link.local {
+                _ if !link.kernel_sockets => None,
+                Some(local) => netlink::ip(local),
+                None => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            };
+            let sockets = link.sockets.iter();
+            sockets.filter_map(|s| netlink::ip(&s.addr)).chain(kernel)
+        })
     }
 }
 
@@ -176,6 +189,8 @@ struct Work {
     settings: Vec<Sysctl>,
     rules: Vec<Rtnetlink>,
     translations: Vec<NatRule>,
+    /// Read for the first rule.
+    present: Option<nat::Present>,
     outer: HashSet<IpAddr>,
 }
 
@@ -228,7 +243,11 @@ impl Work {
     }
 
     fn translate(&mut self, rule: NatRule) -> Result<()> {
-        if nat::add(&rule)? {
+        let present = match &mut self.present {
+            Some(present) => present,
+            none => none.insert(nat::Present::read()?),
+        };
+        if nat::add(&rule, present)? {
             self.translations.push(rule);
         }
         Ok(())

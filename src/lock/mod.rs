@@ -35,6 +35,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::netlink::local_addresses;
+
 pub(crate) use expr::GTP_PORTS;
 #[cfg(test)]
 pub(crate) use ruleset::tests::in_namespace;
@@ -128,6 +130,18 @@ pub fn renew(expiry: Duration) -> Result<()> {
 /// As [`lock`].
 pub fn unlock(addrs: &[IpAddr]) -> Result<()> {
     ruleset::unlock(addrs)
+}
+
+/// Where sockets bound to these addresses are reached: at every address of this
+/// network namespace, too, if one of them is unspecified (0.0.0.0 or ::).
+///
+/// # Errors
+/// The addresses cannot be listed.
+pub fn reached(mut bound: Vec<IpAddr>) -> Result<Vec<IpAddr>> {
+    if bound.iter().any(IpAddr::is_unspecified) {
+        bound.extend(local_addresses()?);
+    }
+    Ok(bound)
 }
 
 /// Drops all that arrives in this network namespace for so long; nothing of it is

@@ -52,7 +52,7 @@ fn listed() -> Result<HashSet<IpAddr>> {
 }
 
 /// An address in network byte order, told apart by its length.
-pub(crate) fn ip(bytes: &[u8]) -> Option<IpAddr> {
+pub fn ip(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 4]>::try_from(bytes)
         .map(IpAddr::from)
         .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))

@@ -15,8 +15,7 @@ pub(crate) mod message;
 pub(crate) mod nft;
 pub(crate) mod socket;
 
-pub(crate) use addresses::ip;
-pub use addresses::local_addresses;
+pub use addresses::{ip, local_addresses};
 pub use attr::{Attrs, Writer};
 pub use batch::Batch;
 pub use error::{Error, Refusal, Result};

@@ -27,6 +27,7 @@ fn gtp0() -> GtpLink {
         restart_count: 3,
         kernel_sockets: true,
         tx_queue_len: 1000,
+        alias: Some("bearers".into()),
         ..GtpLink::default()
     }
 }
@@ -151,10 +152,12 @@ fn two_links_of_both_roles_with_their_masquerade() {
     assert_eq!(made.unwrap().tunnels, 5);
     sh(
         "ip route add 11.0.0.0/16 dev gtp0; ip route add 12.0.0.0/16 dev gtp1; \
+        ip route add 12.69.0.0/16 dev gtp1; \
         iptables-nft -t nat -A POSTROUTING -s 11.0.0.0/16 -j MASQUERADE; \
         iptables-nft -t nat -A POSTROUTING -s 13.0.0.0/16 -j MASQUERADE; \
         nft 'add table ip sgi; add chain ip sgi out { type nat hook postrouting priority 90; }'; \
-        nft add rule ip sgi out ip saddr 12.0.0.0/17 masquerade",
+        nft add rule ip sgi out ip saddr 12.0.0.0/17 masquerade; \
+        nft add rule ip sgi out ip saddr 12.64.0.0/10 masquerade",
     );
     let image = diff::live().unwrap();
     sh("ip link delete gtp0; ip link delete gtp1; nft flush ruleset");
@@ -163,11 +166,42 @@ fn two_links_of_both_roles_with_their_masquerade() {
     sh(
         "iptables-nft -t nat -S POSTROUTING | grep -q -e '-s 11.0.0.0/16 -j MASQUERADE'; \
         ! iptables-nft -t nat -S | grep -q 13.0.0.0; \
-        nft list chain ip sgi out | grep -q 'ip saddr 12.0.0.0/17 masquerade'",
+        nft list chain ip sgi out | grep -q 'ip saddr 12.0.0.0/17 masquerade'; \
+        nft list chain ip sgi out | grep -q 'ip saddr 12.64.0.0/10 masquerade'",
     );
     let now = diff::live().unwrap();
     let count = diff::diff(&mut open(&image), &mut open(&now), |d| panic!("{d:?}"));
     assert_eq!(count.unwrap(), 0);
+
+    sh("nft add chain ip sgi more; nft add rule ip sgi out ip saddr 11.0.0.0/16 jump more");
+    let e = diff::live().unwrap_err().to_string();
+    assert!(e.contains("leads packets of subscribers"), "{e}");
+    sh("nft flush ruleset; ip link add vrf7 type vrf table 77; ip link set gtp0 master vrf7");
+    let e = diff::live().unwrap_err().to_string();
+    assert!(e.contains("ip link set gtp0 nomaster"), "{e}");
+    sh("ip link delete vrf7");
+}
+
+#[test]
+#[ignore = "needs root and the GTP driver"]
+fn a_link_on_ipv6_sockets_keeps_its_mtu() {
+    alone(&[]);
+    if kernel() < (6, 10) {
+        return;
+    }
+    let link = GtpLink {
+        // The driver gives one 1432.
+        mtu: 1400,
+        local: Some(vec![0; 16]),
+        ..gtp0()
+    };
+    let image = image_of([Body::GtpLink(link)]);
+    restored(&image).unwrap();
+    sh("ip link show gtp0 | grep -q -e 'mtu 1400'; ip link show gtp0 | grep -q 'alias bearers'");
+    let now = diff::live().unwrap();
+    let mut links = restore::survey(&mut open(&now)).unwrap().links;
+    let link = links.remove(0);
+    assert_eq!((link.mtu, link.local), (1400, Some(vec![0; 16])));
 }
 
 #[test]
