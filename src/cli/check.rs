@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `telecr check`: what a host needs, whether it is there, and what mends it.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -9,8 +10,7 @@ use serde::Serialize;
 use telecr::sctp::repair::Repair;
 use telecr::sctp::Error;
 
-use super::table::Table;
-use super::FAILED;
+use super::{netavark, output, table::Table, FAILED};
 
 /// Where packaged CRIU looks for plugins when told nothing else.
 const PLUGIN: &str = "/usr/lib/criu/telecr_plugin.so";
@@ -64,22 +64,24 @@ pub(super) fn check(json: bool) -> anyhow::Result<ExitCode> {
         placeholder(),
     ];
     findings.extend(podman());
+    let mut out = output::open();
     if json {
-        println!("{}", serde_json::to_string_pretty(&findings)?);
+        writeln!(out, "{}", serde_json::to_string_pretty(&findings)?)?;
     } else {
         let mut table = Table::new(&["REQUIREMENT", "", "FOUND"]);
         for f in &findings {
             let mark = if f.ok { "ok" } else { "MISSING" };
             table.row(vec![f.requirement.into(), mark.into(), f.found.clone()]);
         }
-        print!("{table}");
+        write!(out, "{table}")?;
         for f in findings.iter().filter(|f| !f.ok) {
-            println!("\n{}: {}", f.requirement, f.found);
+            writeln!(out, "\n{}: {}", f.requirement, f.found)?;
             for line in f.cure.iter().flat_map(|c| c.lines()) {
-                println!("    {line}");
+                writeln!(out, "    {line}")?;
             }
         }
     }
+    out.flush()?;
     Ok(if findings.iter().all(|f| f.ok) {
         ExitCode::SUCCESS
     } else {
@@ -133,13 +135,35 @@ fn companion() -> Finding {
                 Error::NoCompanion => "not in this kernel".to_owned(),
                 other => other.to_string(),
             },
-            format!(
-                "apt install ./telecr-sctp-dkms_{}_all.deb linux-headers-amd64    # make deb, in telecr's source, makes it\n\
-                 modprobe sctp    # or reboot, where the stock sctp is loaded already: it cannot be unloaded",
-                env!("CARGO_PKG_VERSION")
-            ),
+            companion_cure(&release()),
         ),
     }
+}
+
+/// What brings the companion to a kernel.
+fn companion_cure(release: &str) -> String {
+    let built = ["sctp.ko", "sctp.ko.xz"]
+        .map(|file| format!("/lib/modules/{release}/updates/dkms/{file}"))
+        .iter()
+        .any(|file| Path::new(file).exists());
+    let load =
+        "modprobe sctp    # or reboot, where the stock sctp is loaded already: it cannot be unloaded";
+    if built {
+        return format!(
+            "{load}\n\
+             mokutil --import /var/lib/dkms/mok.pub    # and reboot, where that says \"Key was rejected\" (Secure Boot)"
+        );
+    }
+    let source = match version(release) {
+        Some((major, minor)) => format!(" linux-source-{major}.{minor}"),
+        None => String::new(),
+    };
+    format!(
+        "apt install ./telecr-sctp-dkms_{}_all.deb{source} linux-headers-{release}    \
+         # make deb, in telecr's source, makes the first\n\
+         dkms autoinstall -k {release}\n{load}",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 fn criu() -> Finding {
@@ -204,19 +228,28 @@ fn podman() -> Option<Finding> {
         .args(["info", "--format", "{{.Host.NetworkBackendInfo.Path}}"])
         .output()
         .ok()?;
+    if !out.status.success() {
+        let said = String::from_utf8_lossy(&out.stderr);
+        let said = said.trim().lines().next_back().unwrap_or_default();
+        return Some(Finding::missing(
+            WHAT,
+            format!("podman does not say which it calls: {said}"),
+            "podman info    # must work; and podman must be 4.6 or later (Debian 13 has 5.4)",
+        ));
+    }
     let path = String::from_utf8_lossy(&out.stdout).trim().to_owned();
     let ours = std::fs::canonicalize(&path).ok();
-    Some(
-        if ours.is_some() && ours == std::fs::canonicalize("/proc/self/exe").ok() {
-            Finding::met(WHAT, path)
-        } else {
-            Finding::missing(
-                WHAT,
-                format!("{path:?} does not lock containers that are restored"),
-                "put /usr/libexec/telecr first in helper_binaries_dir, in /etc/containers/containers.conf",
-            )
-        },
-    )
+    if ours.is_none() || ours != std::fs::canonicalize("/proc/self/exe").ok() {
+        return Some(Finding::missing(
+            WHAT,
+            format!("{path:?} does not lock containers that are restored"),
+            "put /usr/libexec/telecr first in helper_binaries_dir, in the last file of /etc/containers/containers.conf.d",
+        ));
+    }
+    Some(match netavark::real() {
+        Ok(real) => Finding::met(WHAT, format!("{path}, which calls {}", real.display())),
+        Err(e) => Finding::missing(WHAT, e.to_string(), "apt install netavark"),
+    })
 }
 
 /// CRIU must be able to hold a userfaultfd in a socket's place.

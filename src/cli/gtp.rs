@@ -21,9 +21,7 @@ use telecr::lock;
 use telecr::proto::GtpLink;
 use telecr::{criu, holders};
 
-use super::progress::Progress;
-use super::table::Table;
-use super::{Json, FAILED};
+use super::{output, progress::Progress, table::Table, Json, FAILED};
 
 /// Where the links are.
 #[derive(Args)]
@@ -74,7 +72,8 @@ pub(super) enum Gtp {
     /// Make the links of an image anew, with everything it holds, or nothing
     ///
     /// The links receive on the UDP sockets that the process given by --pid has on
-    /// their ports; no process is needed where the kernel made the sockets itself.
+    /// their ports; no process is needed where the kernel made the sockets itself. Lifts the
+    /// packet lock where they receive: of all addresses, if they are bound to any.
     #[command(after_help = "Example:\n  telecr gtp restore --pid 4711 /tmp/gtp.img")]
     Restore {
         #[command(flatten)]
@@ -181,7 +180,7 @@ struct Row<'a> {
 
 fn list(wanted: impl Fn(&Pdp) -> bool, json: bool) -> anyhow::Result<()> {
     let links = gtp::link::list()?;
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = output::open();
     let name = |pdp: &Pdp| {
         let link = links.iter().find(|l| l.ifindex == pdp.link);
         link.map_or("?", |l| l.name.as_str())
@@ -272,6 +271,7 @@ fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
 
 fn explain() -> anyhow::Result<()> {
     let links = found()?;
+    let mut out = output::open();
     let mut network = Vec::new();
     for link in &links {
         let sockets: Vec<String> = link
@@ -284,22 +284,25 @@ fn explain() -> anyhow::Result<()> {
             (_, true) => "none: the process that had them has ended".to_owned(),
             _ => sockets.join(", "),
         };
-        println!(
+        writeln!(
+            out,
             "link {}, index {}, sockets: {sockets}",
             link.name, link.ifindex
-        );
+        )?;
         let entries = gtp::network::read(link)?;
         for entry in &entries {
-            println!(
+            writeln!(
+                out,
                 "  {}, through or on the link",
                 gtp::network::describe(entry)
-            );
+            )?;
         }
         network.extend(entries);
-        println!(
+        writeln!(
+            out,
             "  {} settings in /proc/sys/net",
             gtp::sysctl::of_link(link)?.len()
-        );
+        )?;
     }
     let prefixes = gtp::network::destinations(&network);
     let who = gtp::nat::Subscribers {
@@ -307,20 +310,22 @@ fn explain() -> anyhow::Result<()> {
         prefixes: &prefixes,
     };
     for rule in gtp::nat::read(&who)? {
-        println!(
+        writeln!(
+            out,
             "{}, translates addresses of subscribers or names the link",
             gtp::nat::describe(&rule)
-        );
+        )?;
     }
     let flows = gtp::flow::read(&who, &mut HashSet::new(), |_| Ok(()))?;
-    println!("{flows} tracked connections of subscribers");
+    writeln!(out, "{flows} tracked connections of subscribers")?;
     for setting in gtp::sysctl::forwarding() {
-        println!(
+        writeln!(
+            out,
             "setting {} = {}, turned on where it is off",
             setting.name, setting.value
-        );
+        )?;
     }
-    Ok(())
+    Ok(out.flush()?)
 }
 
 fn open(file: &Path) -> anyhow::Result<Reader<BufReader<File>>> {
@@ -347,7 +352,8 @@ fn make(file: &Path, pid: Option<i32>) -> anyhow::Result<()> {
     let summary = restore::restore(&mut open(file)?, &survey, sockets, |n| progress.at(n));
     progress.end();
     let summary = summary.with_context(|| format!("cannot restore {}", file.display()))?;
-    lock::unlock(&summary.outer.iter().copied().collect::<Vec<_>>())?;
+    let outside = survey.receives().chain(summary.outer.iter().copied());
+    lock::unlock(&lock::reached(outside.collect())?)?;
     eprintln!(
         "restored: {} links, {} tunnels, {} connections",
         summary.links, summary.tunnels, summary.flows
@@ -371,7 +377,7 @@ fn sockets_of(link: &GtpLink, pid: i32) -> gtp::Result<OwnedSockets> {
 
 fn compare(first: &Path, second: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let mut all = Vec::new();
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = output::open();
     let tell = |d: Difference| -> gtp::Result<()> {
         if json {
             all.push(d);

@@ -3,16 +3,19 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{bail, Context};
+use nix::errno::Errno;
 use nix::sched::{setns, CloneFlags};
+use nix::sys::statfs::{statfs, NSFS_MAGIC};
 use serde::Serialize;
 use telecr::lock;
 
-use super::table::Table;
+use super::{output, table::Table};
 
 /// Where `ip netns` and podman keep names of network namespaces.
 const NAMED: &str = "/run/netns";
@@ -42,11 +45,20 @@ pub(super) fn unlock(netns: Option<&Path>, addresses: &[IpAddr], all: bool) -> a
             Ok(lock::doorstep::unlock(|(ip, _)| addresses.contains(ip))?)
         });
     }
-    let places = netns.map_or_else(places, |one| vec![Some(one.to_owned())]);
-    for place in places {
-        within(place.as_deref(), || Ok(lock::unlock_all()?))?;
+    if netns.is_some() {
+        return within(netns, || Ok(lock::unlock_all()?));
     }
-    Ok(())
+    let mut failed = Ok(());
+    for place in places() {
+        match within(place.as_deref(), || Ok(lock::unlock_all()?)) {
+            Err(e) if is_none(place.as_deref()) => log::info!("{e:#}"),
+            // The others shall not stay locked for that.
+            Err(e) if failed.is_ok() => failed = Err(e),
+            Err(e) => log::warn!("{e:#}"),
+            Ok(()) => {}
+        }
+    }
+    failed
 }
 
 /// One locked thing, for people and machines.
@@ -78,8 +90,7 @@ pub(super) fn status(json: bool) -> anyhow::Result<()> {
     for netns in places() {
         let status = match within(netns.as_deref(), || Ok(lock::status()?)) {
             Ok(status) => status,
-            // A container may have ended just now.
-            Err(_) if netns.as_ref().is_some_and(|n| !n.exists()) => continue,
+            Err(_) if is_none(netns.as_deref()) => continue,
             Err(e) => return Err(e),
         };
         let whole = status.everything.map(|left| (None, None, left));
@@ -96,10 +107,11 @@ pub(super) fn status(json: bool) -> anyhow::Result<()> {
             expires_in_s: left.as_secs(),
         }));
     }
+    let mut out = output::open();
     if json {
-        println!("{}", serde_json::to_string(&rows)?);
+        writeln!(out, "{}", serde_json::to_string(&rows)?)?;
     } else if rows.is_empty() {
-        println!("nothing is locked");
+        writeln!(out, "nothing is locked")?;
     } else {
         let mut table = Table::new(&["LOCKED", "EXPIRES IN", "NETWORK NAMESPACE"]);
         for row in rows {
@@ -110,9 +122,9 @@ pub(super) fn status(json: bool) -> anyhow::Result<()> {
                     .map_or_else(String::new, |n| n.display().to_string()),
             ]);
         }
-        print!("{table}");
+        write!(out, "{table}")?;
     }
-    Ok(())
+    Ok(out.flush()?)
 }
 
 /// This network namespace and all that have a name.
@@ -123,6 +135,16 @@ fn places() -> Vec<Option<PathBuf>> {
     std::iter::once(None)
         .chain(named.into_iter().map(Some))
         .collect()
+}
+
+/// Whether there is no network namespace behind a name: a container may have ended
+/// just now, and a crash can leave an empty file.
+fn is_none(named: Option<&Path>) -> bool {
+    let Some(path) = named else { return false };
+    match statfs(path) {
+        Ok(place) => place.filesystem_type() != NSFS_MAGIC,
+        Err(e) => e == Errno::ENOENT,
+    }
 }
 
 /// Works in another network namespace, if one is given, on a thread of its own.

@@ -7,6 +7,7 @@ mod generate;
 mod gtp;
 mod lock;
 mod netavark;
+mod output;
 mod progress;
 mod sctp;
 mod show;
@@ -113,7 +114,8 @@ Examples:
         #[arg(long, value_name = "FILE")]
         netns: Option<PathBuf>,
         /// Seconds after which the lock goes by itself
-        #[arg(long, value_name = "SECONDS", default_value_t = telecr::lock::LIMIT.as_secs())]
+        #[arg(long, value_name = "SECONDS", default_value_t = telecr::lock::LIMIT.as_secs(),
+            value_parser = clap::value_parser!(u64).range(1..))]
         expire: u64,
     },
     /// Let packets through again
@@ -130,6 +132,7 @@ Examples:
         all: bool,
     },
     /// List what is locked, here and in all named network namespaces
+    #[command(after_help = "Example:\n  telecr status --json | jq -r '.[].address'")]
     Status(Json),
     /// Write the man pages or the shell completions
     #[command(hide = true, subcommand)]
@@ -169,7 +172,8 @@ enum Sctp {
     },
     /// Bring a dumped socket to life and run a command that inherits it
     ///
-    /// The command finds the socket at the file descriptor named in TELECR_FD.
+    /// The command finds the socket at the file descriptor named in TELECR_FD. Lifts the packet
+    /// lock of the addresses the socket is bound to: of all, if it is bound to any.
     #[command(after_help = "Example:\n  telecr sctp restore /tmp/s.img -- ./server --inherit")]
     Restore {
         /// Image to read

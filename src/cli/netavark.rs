@@ -78,7 +78,7 @@ fn restores(command_line: &[u8]) -> bool {
 }
 
 /// The netavark that this one stands before.
-fn real() -> anyhow::Result<PathBuf> {
+pub(super) fn real() -> anyhow::Result<PathBuf> {
     let me = fs::canonicalize("/proc/self/exe").context("cannot find this program")?;
     for place in PLACES {
         let path = Path::new(place).join(OsStr::new(NAME));
@@ -88,7 +88,7 @@ fn real() -> anyhow::Result<PathBuf> {
         }
     }
     bail!(
-        "there is no netavark in {}; apt install netavark",
+        "there is no netavark in {} (apt install netavark)",
         PLACES.join(", ")
     )
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `telecr sctp`: sockets by hand, without CRIU.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -9,17 +9,17 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{bail, Context as _};
+use anyhow::{bail, ensure, Context as _};
 use nix::fcntl::{fcntl, FcntlArg, FdFlag};
 use nix::sys::signal::{kill, Signal};
-use nix::unistd::Pid;
+use nix::unistd::{access, AccessFlags, Pid};
 use telecr::netlink::local_addresses;
 use telecr::sctp::nudge::Nudger;
 use telecr::sctp::repair::Repair;
 use telecr::sctp::{dump as sctp_dump, list as sctp_list, restore as sctp_restore, wake};
 use telecr::{criu, image, lock};
 
-use super::table::Table;
+use super::{output, table::Table};
 
 /// Print the SCTP sockets of a process or of the host.
 pub(super) fn list(pid: Option<i32>, json: bool) -> anyhow::Result<()> {
@@ -27,9 +27,10 @@ pub(super) fn list(pid: Option<i32>, json: bool) -> anyhow::Result<()> {
         Some(pid) => sctp_list::of_process(pid)?,
         None => sctp_list::all()?,
     };
+    let mut out = output::open();
     if json {
-        println!("{}", serde_json::to_string_pretty(&sockets)?);
-        return Ok(());
+        writeln!(out, "{}", serde_json::to_string_pretty(&sockets)?)?;
+        return Ok(out.flush()?);
     }
     let mut table = Table::new(&["STATE", "RECV-Q", "SEND-Q", "LOCAL", "PEER", "PROCESS"]);
     for s in &sockets {
@@ -56,9 +57,9 @@ pub(super) fn list(pid: Option<i32>, json: bool) -> anyhow::Result<()> {
     if table.is_empty() {
         eprintln!("no SCTP sockets");
     } else {
-        print!("{table}");
+        write!(out, "{table}")?;
     }
-    Ok(())
+    Ok(out.flush()?)
 }
 
 /// Write a socket of another process to a file.
@@ -100,12 +101,18 @@ pub(super) fn restore(file: &Path, command: &[OsString]) -> anyhow::Result<()> {
     let Some((program, arguments)) = command.split_first() else {
         bail!("no command given")
     };
+    // Found out too late, it would cost the associations.
+    ensure!(
+        is_program(program),
+        "no program {}",
+        Path::new(program).display()
+    );
     let input = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
     let mut reader = image::open(input).with_context(|| file.display().to_string())?;
     let mut repair = Repair::open()?;
     let (socket, summary) = sctp_restore::restore(&mut repair, &mut reader, &local_addresses()?)?;
-    let local: Vec<_> = summary.local.iter().map(std::net::SocketAddr::ip).collect();
-    lock::unlock(&local)?;
+    let bound = summary.local.iter().map(std::net::SocketAddr::ip);
+    lock::unlock(&lock::reached(bound.collect())?)?;
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).context("cannot pass the socket on")?;
     let sockets = [socket];
     let (woken, told) = wake::each(&mut repair, &sockets, Some(&mut Nudger::default()));
@@ -120,6 +127,17 @@ pub(super) fn restore(file: &Path, command: &[OsString]) -> anyhow::Result<()> {
         .env("TELECR_FD", socket.as_raw_fd().to_string())
         .exec();
     Err(error).with_context(|| format!("cannot run {}", Path::new(program).display()))
+}
+
+/// Whether `exec` would find it.
+fn is_program(name: &OsStr) -> bool {
+    let runs = |path: &Path| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
+    if Path::new(name).components().count() > 1 {
+        return runs(Path::new(name));
+    }
+    // As exec does without it.
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+    std::env::split_paths(&path).any(|dir| runs(&dir.join(name)))
 }
 
 fn report(done: &str, s: &telecr::sctp::Summary) {

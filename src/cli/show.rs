@@ -3,15 +3,17 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::Serialize;
 use telecr::image;
-use telecr::proto::{record::Body, Header};
+use telecr::proto::{record::Body, GtpLink, Header};
 use telecr::sctp::addr;
 
-use super::table::Table;
+use super::{output, table::Table};
 
 /// One image file.
 #[derive(Serialize)]
@@ -33,32 +35,48 @@ pub(super) fn show(dir: &Path, json: bool) -> anyhow::Result<()> {
         .iter()
         .map(|p| read(p).with_context(|| p.display().to_string()))
         .collect::<anyhow::Result<Vec<_>>>()?;
+    let mut out = output::open();
     if json {
-        println!("{}", serde_json::to_string_pretty(&images)?);
-        return Ok(());
+        writeln!(out, "{}", serde_json::to_string_pretty(&images)?)?;
+        return Ok(out.flush()?);
     }
-    let mut table = Table::new(&[
-        "IMAGE",
-        "LOCAL",
-        "PEER",
-        "STATE",
-        "ID",
-        "STREAMS IN/OUT",
-        "UNREAD",
-        "UNSENT",
-    ]);
-    for image in &images {
-        rows(image, &mut table);
+    let (gtp, sctp): (Vec<&Image>, Vec<&Image>) = images
+        .iter()
+        .partition(|i| i.header.kind == image::KIND_GTP);
+    if !sctp.is_empty() {
+        let mut table = Table::new(&[
+            "IMAGE",
+            "LOCAL",
+            "PEER",
+            "STATE",
+            "ID",
+            "STREAMS IN/OUT",
+            "UNREAD",
+            "UNSENT",
+        ]);
+        for image in &sctp {
+            rows(image, &mut table);
+        }
+        writeln!(out, "{table}")?;
     }
-    print!("{table}");
-    if let Some(first) = images.first() {
-        let h = &first.header;
-        println!(
-            "\nwritten by {} on Linux {}, repair mode version {}",
-            h.tool, h.kernel, h.companion_version
-        );
+    if !gtp.is_empty() {
+        let mut table = Table::new(&["IMAGE", "LINK", "INDEX", "RECEIVES AT", "TUNNELS"]);
+        for image in &gtp {
+            links(image, &mut table);
+        }
+        writeln!(out, "{table}")?;
+        let flows: usize = gtp.iter().copied().map(flows).sum();
+        writeln!(out, "{flows} tracked connections of subscribers\n")?;
     }
-    Ok(())
+    if let Some(any) = sctp.first().or(gtp.first()) {
+        let h = &any.header;
+        write!(out, "written by {} on Linux {}", h.tool, h.kernel)?;
+        if !sctp.is_empty() {
+            write!(out, ", repair mode version {}", h.companion_version)?;
+        }
+        writeln!(out)?;
+    }
+    Ok(out.flush()?)
 }
 
 fn images(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -139,6 +157,56 @@ fn rows(image: &Image, table: &mut Table) {
             _ => {}
         }
     }
+}
+
+/// A line for each GTP link.
+fn links(image: &Image, table: &mut Table) {
+    let mut tunnels: HashMap<u32, usize> = HashMap::new();
+    for record in &image.records {
+        if let Body::GtpTunnels(t) = record {
+            *tunnels.entry(t.ifindex).or_default() += t.i_tei.len() + t.tid.len();
+        }
+    }
+    for record in &image.records {
+        if let Body::GtpLink(link) = record {
+            table.row(vec![
+                image.file.clone(),
+                link.name.clone(),
+                link.ifindex.to_string(),
+                receives_at(link),
+                tunnels
+                    .get(&link.ifindex)
+                    .copied()
+                    .unwrap_or_default()
+                    .to_string(),
+            ]);
+        }
+    }
+}
+
+/// How many connections of subscribers an image has.
+fn flows(image: &Image) -> usize {
+    let count = |record: &Body| match record {
+        Body::Flows(some) => some.flows.len(),
+        _ => 0,
+    };
+    image.records.iter().map(count).sum()
+}
+
+/// Where the sockets of a link are bound.
+fn receives_at(link: &GtpLink) -> String {
+    let text =
+        |bytes: &[u8]| telecr::netlink::ip(bytes).map_or("?".to_owned(), |ip| ip.to_string());
+    if link.kernel_sockets {
+        let local = link.local.as_deref().map_or("any address".to_owned(), text);
+        return format!("{local} (the kernel)");
+    }
+    let sockets = link.sockets.iter().map(|s| {
+        let ip = telecr::netlink::ip(&s.addr);
+        let port = u16::try_from(s.port).unwrap_or_default();
+        ip.map_or("?".to_owned(), |ip| SocketAddr::new(ip, port).to_string())
+    });
+    sockets.collect::<Vec<_>>().join(",")
 }
 
 /// `enum sctp_sstat_state`, as in `SCTP_STATUS`.

@@ -7,13 +7,14 @@ mod rules;
 mod tests;
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{self, Read as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use serde::Serialize;
 
+use super::output;
 use log::Report;
 use rules::Rules;
 
@@ -44,15 +45,17 @@ pub(super) fn explain(place: &Path, json: bool) -> anyhow::Result<ExitCode> {
         (path.display().to_string(), bytes)
     };
     let report = log::read(&String::from_utf8_lossy(&bytes), &Rules::new()?);
+    let mut out = output::open();
     if json {
         let answer = Answer {
             log: name,
             report: &report,
         };
-        println!("{}", serde_json::to_string_pretty(&answer)?);
+        writeln!(out, "{}", serde_json::to_string_pretty(&answer)?)?;
     } else {
-        print(&name, &report);
+        print(&mut out, &name, &report)?;
     }
+    out.flush()?;
     Ok(ExitCode::from(code(&report)))
 }
 
@@ -66,31 +69,34 @@ fn code(report: &Report) -> u8 {
     }
 }
 
-fn print(name: &str, report: &Report) {
+fn print(out: &mut impl Write, name: &str, report: &Report) -> io::Result<()> {
     let who = [
         report.criu.as_ref().map(|v| format!("CRIU {v}")),
         report.kernel.clone(),
     ];
     let who: Vec<String> = who.into_iter().flatten().collect();
     let dash = if who.is_empty() { "" } else { ": " };
-    println!("{name}{dash}{}", who.join(", "));
+    writeln!(out, "{name}{dash}{}", who.join(", "))?;
     for finding in &report.findings {
-        println!(
+        writeln!(
+            out,
             "\nline {}: {}\ncause: {}\ncure:  {}",
             finding.line, finding.text, finding.cause, finding.cure
-        );
+        )?;
     }
     match code(report) {
         UNKNOWN => {
-            println!("\nno known cause; the errors, the first of which matters most:");
+            writeln!(out, "\nno known cause; the errors, the first of which matters most:")?;
             for line in report.unexplained.iter().take(LINES) {
-                println!("    {line}");
+                writeln!(out, "    {line}")?;
             }
+            Ok(())
         }
-        NO_ERROR if report.finished => println!("\nno error: CRIU has finished"),
-        NO_ERROR => println!(
+        NO_ERROR if report.finished => writeln!(out, "\nno error: CRIU has finished"),
+        NO_ERROR => writeln!(
+            out,
             "\nno error, and no word that CRIU has finished: it was killed, or its log level is too low (-v4)"
         ),
-        _ => {}
+        _ => Ok(()),
     }
 }

@@ -40,7 +40,10 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     migrate::own(&mut lab.source, &[SERVICE4_NET])?;
-    let listen = format!("SCTP4-LISTEN:{PORT},bind={SERVICE4}");
+    // Bound to any address: its association has both of this host.
+    let listen = format!("SCTP4-LISTEN:{PORT}");
+    let own = lab.source.address();
+    let both = [SERVICE4, &own];
     let argv = ["socat", "-u", &listen, &format!("CREATE:{FIRST}")];
     let server = lab.source.spawn(&argv, "/dev/null")?;
     lab.source.until("socat to listen", 10.0, |g| {
@@ -63,10 +66,17 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     heard(&mut lab.source, FIRST, "one\ntwo\n")?;
     tell.step("source: dumped, and it goes on");
 
-    lab.source.sh(&migrate::lock(&[SERVICE4]))?;
+    lab.source.sh(&migrate::lock(&both))?;
     reads_well(&mut lab.source, outcome)?;
     lab.source.sh(&format!("{dump} --kill {IMAGE}"))?;
     say(lab, "three")?;
+    let refused = lab
+        .source
+        .run(&["telecr", "sctp", "restore", IMAGE, "--", "no-such-program"])?;
+    outcome.require(
+        refused.code == 1 && refused.stderr.contains("no program no-such-program"),
+        || format!("a command that is not there: {refused:?}"),
+    );
     let become_server = format!(
         "exec telecr sctp restore {IMAGE} -- sh -c 'exec socat -u FD:$TELECR_FD CREATE:{SECOND}'"
     );
@@ -82,7 +92,7 @@ fn run(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
         format!("the first socat heard {before:?}")
     });
     let locked = lab.source.sh("telecr status")?;
-    outcome.require(!locked.contains(SERVICE4), || {
+    outcome.require(locked.contains("nothing is locked"), || {
         format!("restore has left the lock: {locked}")
     });
     let wire = lab.wire(PORT, began, SystemTime::now())?;

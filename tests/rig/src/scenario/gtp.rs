@@ -87,6 +87,12 @@ fn local(lab: &mut Lab, outcome: &mut Outcome, tell: &Narrator) -> Result<()> {
     lab.source.sh(&format!("rm -rf {IMAGES}; mkdir {IMAGES}"))?;
     let out = migrate::dump(&mut lab.source, net.spgw, &[])?;
     migrate::must("source", "criu dump", &out)?;
+    let shown = lab.source.sh(&format!("telecr show {IMAGES}"))?;
+    // One was added by hand.
+    let row = |l: &str| l.contains(" gtp0 ") && l.contains(":2152") && l.ends_with(" 351");
+    outcome.require(shown.lines().any(row), || {
+        format!("telecr show does not tell of gtp0 with 351 tunnels:\n{shown}")
+    });
     spgw::all_served(&mut lab.peer, &net)?;
     tell.step("criu dump: the process is gone, and the kernel serves every UE meanwhile");
     let out = migrate::restore(&mut lab.source)?;

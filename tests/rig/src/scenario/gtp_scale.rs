@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -143,7 +143,13 @@ fn measure(guest: &mut Guest, tunnels: u32, rounds: u32, tell: &Narrator) -> Res
         let read = json(guest, "gtp-load read")?;
         let dump = json(guest, &format!("gtp-load run telecr gtp dump {IMAGE}"))?;
         guest.sh("ip link delete gtp0")?;
+        guest.sh(&migrate::lock(&[&guest.address()]))?;
         let restore = json(guest, &format!("gtp-load run telecr gtp restore {IMAGE}"))?;
+        let locked = guest.sh("telecr status")?;
+        ensure!(
+            locked.contains("nothing is locked"),
+            "restore has left the lock: {locked}"
+        );
         long(guest, &format!("telecr gtp diff {IMAGE} live"))?;
         guest.sh("ip link delete gtp0")?;
         let bytes = guest.sh(&format!("stat -c %s {IMAGE}"))?;
