@@ -4,6 +4,7 @@
 use std::io;
 
 use super::pdp::Pdp;
+use crate::netlink::settled::Unsettled;
 use crate::{image, netlink};
 
 /// An error of the GTP part.
@@ -72,6 +73,12 @@ fn hint(pdp: &Pdp, e: &netlink::Error) -> &'static str {
 
 fn cause(e: &netlink::Error) -> String {
     e.to_string()
+}
+
+impl Unsettled for Error {
+    fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Netlink(e) if e.is_interrupted())
+    }
 }
 
 impl Error {

@@ -5,8 +5,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use neli::consts::rtnl::{Ifla, IflaInfo, Rtm};
 
-use super::{settled, Error, Result};
+use super::{Error, Result};
 use crate::netlink::attr::{get_str, get_u32, get_u8};
+use crate::netlink::settled::settled;
 use crate::netlink::{self, Attrs, Message, Protocol, Socket, Writer};
 use crate::proto::GtpLink;
 

@@ -62,20 +62,6 @@ mod attribute {
     pub(super) const FAMILY: u16 = 13;
 }
 
-/// Reads a list again when it changes meanwhile, as when an address comes up.
-fn settled<T>(mut list: impl FnMut() -> Result<T>) -> Result<T> {
-    const ATTEMPTS: u32 = 8;
-    let mut attempt = 1;
-    loop {
-        match list() {
-            Err(Error::Netlink(crate::netlink::Error::Interrupted)) if attempt < ATTEMPTS => {
-                attempt += 1;
-            }
-            other => return other,
-        }
-    }
-}
-
 /// Connects to the driver.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ use said::{parse, Said, Whose};
 use super::{Error, Result};
 use crate::netlink::attr::get_str;
 use crate::netlink::nft::{self, be32};
+use crate::netlink::settled::settled;
 use crate::netlink::{self, Attrs, Message, Protocol, Socket, Writer};
 use crate::proto::NatRule;
 
@@ -111,38 +112,27 @@ fn family(rule: &NatRule) -> Result<u8> {
     u8::try_from(rule.family).map_err(|_| Error::BadImage("a rule is of an unknown family"))
 }
 
-/// A dump of nftables, again when somebody else changes them meanwhile.
-fn dump(
-    kind: u16,
-    mut each: impl FnMut(&[u8]) -> netlink::Result<()>,
-    mut again: impl FnMut(),
-) -> Result<()> {
-    const ATTEMPTS: u32 = 8;
-    let mut socket = Socket::open(Protocol::Netfilter)?;
-    for _ in 0..ATTEMPTS {
+/// What `read` makes of each message of a dump of nftables.
+fn dump<T>(kind: u16, read: impl Fn(&[u8]) -> netlink::Result<Option<T>>) -> Result<Vec<T>> {
+    let list: netlink::Result<_> = settled(|| {
+        let mut found = Vec::new();
         let msg = nft::message(kind, 0, 0, &Writer::new());
-        match socket.dump(msg, &mut each) {
-            Err(netlink::Error::Interrupted) => again(),
-            // A kernel without nftables has no rules.
-            Err(e) if e.errno() == Some(libc::EOPNOTSUPP) => return Ok(()),
-            other => return Ok(other?),
-        }
+        Socket::open(Protocol::Netfilter)?.dump(msg, |payload| {
+            found.extend(read(payload)?);
+            Ok::<(), netlink::Error>(())
+        })?;
+        Ok(found)
+    });
+    match list {
+        // A kernel without nftables has no rules.
+        Err(e) if e.errno() == Some(libc::EOPNOTSUPP) => Ok(Vec::new()),
+        other => Ok(other?),
     }
-    Err(netlink::Error::Interrupted.into())
 }
 
 /// All rules of this network namespace.
 fn rules() -> Result<Vec<NatRule>> {
-    let found = std::cell::RefCell::new(Vec::new());
-    dump(
-        nft::GETRULE,
-        |payload| {
-            found.borrow_mut().extend(rule(payload)?.map(|(r, _)| r));
-            Ok(())
-        },
-        || found.borrow_mut().clear(),
-    )?;
-    Ok(found.into_inner())
+    dump(nft::GETRULE, |payload| Ok(rule(payload)?.map(|(r, _)| r)))
 }
 
 /// A text among attributes; empty where there is none.
@@ -174,16 +164,7 @@ type ChainKey = (u32, String, String);
 
 /// Every chain with a hook, as rules without expressions.
 fn chains() -> Result<HashMap<ChainKey, NatRule>> {
-    let found = std::cell::RefCell::new(HashMap::new());
-    dump(
-        nft::GETCHAIN,
-        |payload| {
-            found.borrow_mut().extend(chain(payload)?);
-            Ok(())
-        },
-        || found.borrow_mut().clear(),
-    )?;
-    Ok(found.into_inner())
+    Ok(dump(nft::GETCHAIN, chain)?.into_iter().collect())
 }
 
 fn chain(payload: &[u8]) -> netlink::Result<Option<(ChainKey, NatRule)>> {
@@ -298,18 +279,12 @@ fn transaction(body: &[Message]) -> netlink::Result<()> {
 /// The kernel's refusal.
 pub fn remove(old: &NatRule) -> Result<()> {
     let wanted = normal(old);
-    let handles = std::cell::RefCell::new(HashSet::new());
-    dump(
-        nft::GETRULE,
-        |payload| {
-            let found = rule(payload)?.filter(|(r, _)| normal(r) == wanted);
-            handles.borrow_mut().extend(found.map(|(_, handle)| handle));
-            Ok(())
-        },
-        || handles.borrow_mut().clear(),
-    )?;
+    let handles = dump(nft::GETRULE, |payload| {
+        let found = rule(payload)?.filter(|(r, _)| normal(r) == wanted);
+        Ok(found.map(|(_, handle)| handle))
+    })?;
     let family = family(old)?;
-    for handle in handles.into_inner() {
+    for handle in handles {
         let mut w = Writer::new();
         w.put_str(RULE_TABLE, &old.table)?;
         w.put_str(RULE_CHAIN, &old.chain)?;

@@ -6,8 +6,9 @@ use std::collections::HashSet;
 
 use neli::consts::rtnl::Rtm;
 
-use super::{settled, Error, Result};
+use super::{Error, Result};
 use crate::netlink::attr::{get_str, get_u32};
+use crate::netlink::settled::settled;
 use crate::netlink::{self, Attrs, Message, Protocol, Socket, Writer};
 use crate::proto::{GtpLink, Rtnetlink};
 

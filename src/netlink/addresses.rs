@@ -6,28 +6,18 @@ use std::net::IpAddr;
 
 use neli::consts::rtnl::{Ifa, Rtm};
 
+use super::settled::settled;
 use super::{Attrs, Error, Message, Protocol, Result, Socket};
 
 /// Length of `struct ifaddrmsg`.
 const HEADER: usize = 8;
-
-/// Lists that change while they are read are read so often.
-const ATTEMPTS: usize = 8;
 
 /// Every address assigned to an interface of the current network namespace.
 ///
 /// # Errors
 /// Those of the netlink socket.
 pub fn local_addresses() -> Result<HashSet<IpAddr>> {
-    let mut attempt = 0;
-    loop {
-        attempt += 1;
-        match listed() {
-            // They changed meanwhile.
-            Err(Error::Interrupted) if attempt < ATTEMPTS => {}
-            other => return other,
-        }
-    }
+    settled(listed)
 }
 
 fn listed() -> Result<HashSet<IpAddr>> {

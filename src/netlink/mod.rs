@@ -13,6 +13,7 @@ mod error;
 mod genl;
 pub(crate) mod message;
 pub(crate) mod nft;
+pub(crate) mod settled;
 pub(crate) mod socket;
 
 pub use addresses::{ip, local_addresses};

@@ -29,7 +29,8 @@ pub fn dump(
     let endpoint = repair.endpoint(fd)?;
     let connected = matches!(endpoint.state, Some(ESTABLISHED | CLOSING));
     if sockopt::has_filter(fd)? {
-        return Err(Error::Filter);
+        let port = endpoint.port.unwrap_or_default();
+        return Err(Error::Filter { port });
     }
     let flags = sockopt::status_flags(fd)?;
     out.write(Body::Socket(Socket {

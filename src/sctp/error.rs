@@ -29,8 +29,11 @@ pub enum Error {
         refusal: netlink::Refusal,
     },
     /// A BPF filter looks at what arrives, and cannot be read back as it was set.
-    #[error("a BPF filter is attached to the socket, which telecr does not carry; have the program detach it (SO_DETACH_FILTER) before the dump")]
-    Filter,
+    #[error("a BPF filter is attached to the socket bound to port {port}, which telecr does not carry; have the program detach it (SO_DETACH_FILTER) before the dump")]
+    Filter {
+        /// The port it is bound to, 0 if none.
+        port: u32,
+    },
     /// An address of the socket is not on this host.
     #[error("address {addr} is not on this host; ip address add {addr}/{prefix} dev DEV", prefix = if addr.is_ipv4() { 32 } else { 128 })]
     AddressMissing {

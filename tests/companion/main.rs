@@ -220,7 +220,7 @@ fn a_socket_with_a_bpf_filter_is_refused_and_lives_on() {
     repair.freeze(s.as_fd()).unwrap();
     let mut out = image::Writer::new(Vec::new(), image::sctp_header(repair.version())).unwrap();
     let e = dump::dump(&mut repair, s.as_fd(), &mut out).unwrap_err();
-    assert!(matches!(e, Error::Filter), "{e}");
+    assert!(matches!(e, Error::Filter { port: 7085 }), "{e}");
     repair.release(s.as_fd()).unwrap();
     send(&c, 0, b"heard");
     assert_eq!(recv(&s), (0, b"heard".to_vec()));
